@@ -1,0 +1,3 @@
+module github.com/tcpwaitd/tcpwaitd
+
+go 1.26

@@ -1,0 +1,27 @@
+package event
+
+// Snapshot is one pass over the kernel's sockets and, if asked for, descriptors.
+type Snapshot struct {
+	// From and To bracket the pass: what changed between may or may not be in it.
+	From, To KTime
+	Sockets  []Socket
+	// Holders are sorted by cookie, then pid, then descriptor. Nil if not asked for.
+	Holders []Holder
+	// HoldersKnown: the descriptor pass ran, so a socket without holder has none.
+	HoldersKnown bool
+	// UnreadNetns are namespaces that exist but could not be entered, with the
+	// reason; their sockets are missing.
+	UnreadNetns map[uint32]string
+}
+
+// Hook is one row of the hook table as it came out on this kernel.
+type Hook struct {
+	// Fact is what the hook is needed for, for example "transitions".
+	Fact string `json:"fact"`
+	// Hook is the kernel's name of it, Kind the way of attaching (tp_btf, fexit, iter).
+	Hook     string `json:"hook"`
+	Kind     string `json:"kind"`
+	Attached bool   `json:"attached"`
+	// Reason says why it was chosen or why not.
+	Reason string `json:"reason"`
+}

@@ -1,0 +1,85 @@
+package event
+
+import "time"
+
+// Socket is one socket as a snapshot found it: kernel facts at one moment, and
+// what its record remembers.
+type Socket struct {
+	// At is the moment this row was read.
+	At     KTime
+	Cookie Cookie
+	// Inode is 0 while the connection waits in the accept queue (or after the last
+	// descriptor went).
+	Inode     uint64
+	Flow      Flow
+	State     State
+	Direction Direction
+	Cgroup    uint64
+
+	// Since is the moment the socket entered State if Bound is Exact; if AtLeast the
+	// latest moment it can have entered (so At-Since is a lower bound).
+	Since KTime
+	Bound Bound
+	// Earliest is the first moment it can have entered State, 0 unknown: upper bound
+	// of the dwell of a baseline socket.
+	Earliest KTime
+	// Baseline: the socket was there before us.
+	Baseline bool
+
+	// RecvQ and SendQ are the queues of ss, in bytes; RecvQ counts the FIN as one. For
+	// LISTEN they are the accept queue's length and its limit.
+	RecvQ, SendQ uint32
+	// EOFSeen: a recv() returning 0 was watched, at EOFAt by EOFTask.
+	EOFSeen bool
+	EOFAt   KTime
+	EOFTask Task
+	// EOFWatched: the reads of this socket were watched since before CLOSE_WAIT, so
+	// EOFSeen=false means "not told".
+	EOFWatched bool
+	// SentAfterFin is bytes written since the peer's FIN, valid if SentKnown.
+	SentAfterFin uint64
+	SentKnown    bool
+	// AckedAfterFin: the peer acknowledged something after its FIN: the sign of
+	// half-close on a baseline socket.
+	AckedAfterFin bool
+	// LastSend and LastAck are the last moments data was sent and an ACK received,
+	// to a kernel tick; 0 unknown.
+	LastSend, LastAck KTime
+	Keepalive         bool
+	// Shutdown holds the kernel's RCV_SHUTDOWN (1) and SEND_SHUTDOWN (2).
+	Shutdown uint8
+	// WasConnected: the socket has been ESTABLISHED.
+	WasConnected bool
+	// Subflow: a TCP subflow of an MPTCP socket; Parent is the cookie of that socket,
+	// 0 unknown.
+	Subflow bool
+	Parent  Cookie
+
+	// Owner is the task that accepted, connected or first used the socket.
+	Owner    Task
+	Evidence Evidence
+}
+
+// Dwell is the time in State at the moment of the snapshot. Valid unless Bound is
+// unknown.
+func (s *Socket) Dwell() time.Duration { return max(0, s.At.Sub(s.Since)) }
+
+// DwellMax is the upper bound of a baseline socket's dwell, 0 unknown.
+func (s *Socket) DwellMax() time.Duration {
+	if s.Earliest == 0 {
+		return 0
+	}
+	return max(0, s.At.Sub(s.Earliest))
+}
+
+// Holder is one descriptor of one process that refers to a socket.
+type Holder struct {
+	Task
+	FD     int32
+	Cookie Cookie
+	Inode  uint64
+	State  State
+	Flow   Flow
+	// QueueLen and QueueMax are the accept queue of a LISTEN socket.
+	QueueLen, QueueMax uint32
+}

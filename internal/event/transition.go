@@ -1,0 +1,46 @@
+package event
+
+import "time"
+
+// Transition is one TCP state change as the kernel made it.
+type Transition struct {
+	At     KTime
+	Cookie Cookie
+	Flow   Flow
+	Old    State
+	New    State
+	// InState is the time spent in Old; meaningless while InBound is unknown.
+	InState   time.Duration
+	InBound   Bound
+	Direction Direction
+	// Owner is what the socket's record knows at this moment; never the current task.
+	Owner    Task
+	Evidence Evidence
+	// Cgroup is the id of the socket's cgroup v2, 0 unknown.
+	Cgroup uint64
+	// Inferred marks a transition the kernel did not report but which follows
+	// from others (TIME_WAIT without fentry).
+	Inferred bool
+}
+
+// Loss are monotonic totals of what did not reach the reader. Each says which side
+// lost it.
+type Loss struct {
+	// Lost: the kernel could not write it, the ring was full.
+	Lost uint64
+	// Dropped: user space received and discarded it (unreadable, or sink too slow).
+	Dropped uint64
+	// Evicted: a table was full and an entry made room.
+	Evicted uint64
+	// Missed: seen by nobody at the time, found later by a snapshot or counted by the
+	// kernel (recursion misses, records that could not be created).
+	Missed uint64
+}
+
+// Add returns the sum of both.
+func (l Loss) Add(o Loss) Loss {
+	return Loss{l.Lost + o.Lost, l.Dropped + o.Dropped, l.Evicted + o.Evicted, l.Missed + o.Missed}
+}
+
+// Any reports whether anything was lost at all.
+func (l Loss) Any() bool { return l != Loss{} }
