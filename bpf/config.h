@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What Go sets before or while the programs run. */
+#ifndef CONFIG_H
+#define CONFIG_H
+
+/* Fixed at load: the verifier removes what is not chosen. */
+const volatile struct filter filter;
+
+/* Fixed at load: kernel ticks per second, from the running kernel. */
+const volatile __u32 hz;
+
+/*
+ * Bytes waiting in the ring above which the reader is woken. Below, it comes
+ * by itself: one wake-up costs as much as twenty events.
+ */
+const volatile __u64 wake_bytes;
+
+/* Set after attaching, when no hook sees accept(): first read or write names the owner. */
+__u8 own_by_io;
+
+/* Set after attaching, where no fentry tells TIME_WAIT exactly: infer it. */
+__u8 infer_time_wait;
+
+/* Set once the recv hook is attached: from then on "not told EOF" is a fact. */
+__u8 watch_eof;
+
+/* The running snapshot; Go lets only one run at a time. */
+__u32 snapshot_states; /* bit n: rows for sockets in state n */
+__u8 snapshot_import; /* 1: give each socket a record */
+__u8 snapshot_own; /* 1: a holder becomes owner where none is known */
+
+/* Results of the clock program. */
+__u64 clock_ktime;
+__u64 clock_jiffies;
+
+#endif

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What the user did not ask for stays in the kernel. */
+#ifndef FILTER_H
+#define FILTER_H
+
+static __always_inline bool port_in(void *bitmaps, __u16 port)
+{
+	__u32 zero = 0;
+	struct port_bitmap *set = bpf_map_lookup_elem(bitmaps, &zero);
+
+	if (!set || !port)
+		return false;
+	return set->word[port / 64] & (1ULL << (port % 64));
+}
+
+static __always_inline bool is_v4(const __u8 *addr)
+{
+	return *(const __u64 *)addr == 0 &&
+	       *(const __u32 *)(addr + 8) == bpf_htonl(0x0000ffff);
+}
+
+static __always_inline bool wanted_flow(const struct flow *flow)
+{
+	if (filter.netns && flow->netns != filter.netns)
+		return false;
+	if (filter.family && (filter.family == 4) != is_v4(flow->laddr))
+		return false;
+	if (filter.lports && !port_in(&lports, flow->lport))
+		return false;
+	return !filter.rports || port_in(&rports, flow->rport);
+}
+
+/* A socket nobody is known to own passes: user space decides later. */
+static __always_inline bool wanted_pid(__u32 tgid)
+{
+	if (!filter.pids || !tgid)
+		return true;
+	return bpf_map_lookup_elem(&pids, &tgid);
+}
+
+static __always_inline bool wanted_states(__u32 states)
+{
+	return !filter.states || (filter.states & states);
+}
+
+static __always_inline bool wanted(const struct transition *t)
+{
+	return wanted_states(1U << (t->old_state & 31) |
+			     1U << (t->new_state & 31)) &&
+	       wanted_flow(&t->flow) && wanted_pid(t->owner.tgid) &&
+	       (!filter.direction || t->direction == filter.direction);
+}
+
+#endif

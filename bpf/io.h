@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Reads and writes: process context with the socket at hand. */
+#ifndef IO_H
+#define IO_H
+
+static __always_inline void own_if_unknown(struct sock *sk, enum evidence evidence)
+{
+	struct record *rec = record_get(sk);
+
+	if (rec && !rec->evidence)
+		own(rec, evidence);
+}
+
+/* All bytes consumed so far came with this call (one more for a FIN). */
+static __always_inline bool first_read(struct sock *sk, int n)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	return !tp || tp->bytes_received - unread(tp) <= (__u64)n + 1;
+}
+
+/* All bytes written so far came with this call (one more for our SYN). */
+static __always_inline bool first_write(struct sock *sk, int n)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	return !tp || written(tp) <= (__u64)n + 1;
+}
+
+/*
+ * recv() returning 0 is EOF only where nothing is left unread: a recv() for 0
+ * bytes returns 0 as well. A peek is told and leaves the FIN.
+ */
+static __always_inline bool told_eof(struct sock *sk, int n, int flags)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	if (n != 0)
+		return false;
+	return !tp || unread(tp) <= !!(flags & MSG_PEEK);
+}
+
+static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
+{
+	struct record *rec;
+
+	if (n < 0 || !is_tcp(sk))
+		return 0;
+	rec = record_get(sk);
+	if (!rec)
+		return 0;
+	if (!rec->evidence)
+		own(rec, EVIDENCE_READ);
+	if (rec->eof_at || !told_eof(sk, n, flags))
+		return 0;
+	rec->eof_at = bpf_ktime_get_ns();
+	fill_task(&rec->eof_task, bpf_get_current_task_btf());
+	return 0;
+}
+
+static __always_inline int on_recv(struct sock *sk, int n, int flags)
+{
+	__u8 state = sk->__sk_common.skc_state;
+
+	if (state == TCP_CLOSE_WAIT)
+		return on_recv_close_wait(sk, n, flags);
+	if (!own_by_io || state != TCP_ESTABLISHED || n <= 0)
+		return 0;
+	if (is_tcp(sk) && first_read(sk, n))
+		own_if_unknown(sk, EVIDENCE_READ);
+	return 0;
+}
+
+static __always_inline int on_send(struct sock *sk, int n)
+{
+	if (!own_by_io || n <= 0)
+		return 0;
+	if (is_tcp(sk) && first_write(sk, n))
+		own_if_unknown(sk, EVIDENCE_WRITE);
+	return 0;
+}
+
+#endif

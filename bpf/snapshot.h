@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The iterators' rows. Two sources: sockets of one namespace (iter/tcp, also the
+ * baseline) and sockets with a record in all namespaces; a third pass tells who
+ * holds descriptors.
+ */
+#ifndef SNAPSHOT_H
+#define SNAPSHOT_H
+
+/*
+ * A kernel time stamp in ticks (32 bit) as ktime. Both clocks are cut to whole
+ * ticks, so the truth lies within one tick of the result on either side: add 1
+ * for the latest moment it can name, subtract 1 for the earliest.
+ */
+static __always_inline __u64 ktime_of_ticks(__u64 now, __u32 stamp, __s32 slack)
+{
+	__s64 ticks = (__u32)bpf_jiffies64() - stamp;
+	__u64 age;
+
+	ticks -= slack;
+	if (ticks <= 0)
+		return now;
+	age = (__u64)ticks * (1000000000ULL / hz);
+	return age < now ? now - age : 1;
+}
+
+/*
+ * A socket that was there before us. In CLOSE_WAIT the FIN came at the last ACK
+ * or before it, and not before the last data.
+ */
+static __always_inline void baseline_dwell(struct record *rec,
+					   struct tcp_sock *tp, __u64 now)
+{
+	__u32 last_data;
+
+	rec->since = now;
+	rec->earliest = 0;
+	rec->bound = BOUND_AT_LEAST;
+	if (!tp || rec->state != TCP_CLOSE_WAIT)
+		return;
+	last_data = tp->inet_conn.icsk_ack.lrcvtime;
+	rec->since = ktime_of_ticks(now, tp->rcv_tstamp, 1);
+	if (last_data)
+		rec->earliest = ktime_of_ticks(now, last_data, -1);
+}
+
+static __always_inline void baseline(struct record *rec, struct sock *sk,
+				     struct tcp_sock *tp, __u64 now)
+{
+	rec->cookie = bpf_get_socket_cookie(sk);
+	rec->flags = RECORD_BASELINE;
+	rec->state = sk->__sk_common.skc_state;
+	remember_flow(rec, sk);
+	baseline_dwell(rec, tp, now);
+}
+
+/* During the baseline every socket gets a record; later only those that have one. */
+static __always_inline struct record *snapshot_record(struct sock *sk,
+						      struct tcp_sock *tp)
+{
+	struct record *rec;
+
+	if (!snapshot_import)
+		return record_get(sk);
+	rec = record_create(sk);
+	if (rec && !rec->cookie)
+		baseline(rec, sk, tp, bpf_ktime_get_ns());
+	return rec;
+}
+
+static __always_inline void row_of_record(struct socket_row *row,
+					  const struct record *rec)
+{
+	row->flow = rec->flow;
+	row->since = rec->since;
+	row->earliest = rec->earliest;
+	row->bound = rec->bound;
+	row->eof_at = rec->eof_at;
+	row->eof_task = rec->eof_task;
+	row->owner = rec->owner;
+	row->direction = rec->direction;
+	row->evidence = rec->evidence;
+	row->flags |= rec->flags & (RECORD_BASELINE | RECORD_WATCHED |
+				    RECORD_SENT | RECORD_CONNECTED);
+}
+
+/* Queues of a listener: connections waiting for accept(), and the limit. */
+static __always_inline void row_queues(struct socket_row *row, struct sock *sk,
+				       struct tcp_sock *tp)
+{
+	if (row->state == TCP_LISTEN) {
+		row->recv_q = sk->sk_ack_backlog;
+		row->send_q = sk->sk_max_ack_backlog;
+		row->flags |= SOCKET_QUEUES;
+	} else if (tp) {
+		row->recv_q = unread(tp);
+		row->send_q = tp->write_seq - tp->snd_una;
+		row->flags |= SOCKET_QUEUES;
+	}
+}
+
+static __always_inline void row_subflow(struct socket_row *row,
+					struct tcp_sock *tp)
+{
+	struct mptcp_subflow_context *subflow;
+	struct sock *parent;
+
+	if (!bpf_core_field_exists(tp->is_mptcp) || !tp->is_mptcp)
+		return;
+	row->flags |= SOCKET_SUBFLOW;
+	subflow = tp->inet_conn.icsk_ulp_data;
+	parent = BPF_CORE_READ(subflow, conn);
+	if (parent)
+		row->parent =
+			BPF_CORE_READ(parent, __sk_common.skc_cookie.counter);
+}
+
+static __always_inline void row_traffic(struct socket_row *row,
+					struct tcp_sock *tp)
+{
+	/* The peer's first sequence number after its FIN is our rcv_nxt. */
+	if (tp->snd_wl1 == tp->rcv_nxt)
+		row->flags |= SOCKET_ACKED_AFTER_FIN;
+	row->last_send = ktime_of_ticks(row->at, tp->lsndtime, 0);
+	row->last_ack = ktime_of_ticks(row->at, tp->rcv_tstamp, 1);
+	row->acked_beyond = tp->bytes_acked + (tp->snd_nxt - tp->snd_una) -
+			    (tp->bytes_sent - tp->bytes_retrans);
+}
+
+static __always_inline void row_of_sock(struct socket_row *row, struct sock *sk,
+					struct tcp_sock *tp)
+{
+	row->cookie = bpf_get_socket_cookie(sk);
+	row->inode = inode_of(sk);
+	row->cgroup = cgroup_of(sk);
+	row->protocol = sk->sk_protocol;
+	row->state = sk->__sk_common.skc_state;
+	row->shutdown = sk->sk_shutdown;
+	if (sock_flag(sk, SOCK_KEEPOPEN))
+		row->flags |= SOCKET_KEEPALIVE;
+	if (sock_flag(sk, SOCK_DONE))
+		row->flags |= SOCKET_FIN_RECEIVED;
+	row_queues(row, sk, tp);
+	if (!tp || row->state == TCP_LISTEN)
+		return;
+	row_subflow(row, tp);
+	row_traffic(row, tp);
+}
+
+/* The port a closed socket gave back still stands in inet_sport. */
+static __always_inline void row_flow(struct socket_row *row, struct sock *sk,
+				     struct tcp_sock *tp)
+{
+	fill_flow(&row->flow, &sk->__sk_common);
+	if (!row->flow.lport && tp)
+		row->flow.lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
+}
+
+static __always_inline void emit_socket(struct seq_file *seq, struct sock *sk,
+					struct tcp_sock *tp,
+					const struct record *rec)
+{
+	struct socket_row row = { .kind = ROW_SOCKET };
+	struct record unseen = {};
+
+	row.at = bpf_ktime_get_ns();
+	row_of_sock(&row, sk, tp);
+	if (rec) {
+		row_of_record(&row, rec);
+		if (row.flags & SOCKET_SENT && tp)
+			row.sent_after_fin = written(tp) - rec->sent_at_fin;
+	} else {
+		row.flags |= SOCKET_BASELINE;
+		unseen.state = row.state;
+		baseline_dwell(&unseen, tp, row.at);
+		row.since = unseen.since;
+		row.earliest = unseen.earliest;
+		row.bound = unseen.bound;
+	}
+	if (!row.flow.lport || !row.flow.rport)
+		row_flow(&row, sk, tp);
+	if (wanted_flow(&row.flow) && wanted_pid(row.owner.tgid))
+		bpf_seq_write(seq, &row, sizeof(row));
+}
+
+static __always_inline bool wanted_row(__u8 state)
+{
+	return snapshot_states & (1U << (state & 31));
+}
+
+/* Mini-sockets have no storage, no owner and no cookie of their own. */
+static __always_inline void emit_mini(struct seq_file *seq,
+				      struct sock_common *skc, __u8 state)
+{
+	struct socket_row row = { .kind = ROW_SOCKET };
+
+	if (!wanted_row(state))
+		return;
+	row.at = bpf_ktime_get_ns();
+	row.state = state;
+	row.protocol = IPPROTO_TCP;
+	row.flags = SOCKET_BASELINE;
+	fill_flow(&row.flow, skc);
+	if (wanted_flow(&row.flow))
+		bpf_seq_write(seq, &row, sizeof(row));
+}
+
+static __always_inline int on_tcp_row(struct seq_file *seq,
+				      struct sock_common *skc)
+{
+	struct tcp_timewait_sock *tw;
+	struct tcp_sock *tp;
+	struct record *rec;
+
+	tw = bpf_skc_to_tcp_timewait_sock(skc);
+	if (tw) {
+		emit_mini(seq, skc, tw->tw_sk.tw_substate);
+		return 0;
+	}
+	if (bpf_skc_to_tcp_request_sock(skc)) {
+		emit_mini(seq, skc, TCP_NEW_SYN_RECV);
+		return 0;
+	}
+	tp = bpf_skc_to_tcp_sock(skc);
+	if (!tp)
+		return 0;
+	rec = snapshot_record((struct sock *)tp, tp);
+	if (wanted_row(skc->skc_state))
+		emit_socket(seq, (struct sock *)tp, tp, rec);
+	return 0;
+}
+
+static __always_inline int on_record_row(struct seq_file *seq, struct sock *sk,
+					 struct record *rec)
+{
+	if (!wanted_row(sk->__sk_common.skc_state))
+		return 0;
+	adopt_accepted(rec);
+	emit_socket(seq, sk, bpf_skc_to_tcp_sock(sk), rec);
+	return 0;
+}
+
+/* A closed socket that a descriptor still refers to, and that had a peer. */
+static __always_inline bool is_zombie(struct sock *sk)
+{
+	return sk->__sk_common.skc_state == TCP_CLOSE &&
+	       sk->__sk_common.skc_dport;
+}
+
+static __always_inline void emit_holder(struct seq_file *seq,
+					struct task_struct *task, __u32 fd,
+					struct sock *sk)
+{
+	struct holder_row row = { .kind = ROW_HOLDER };
+
+	row.fd = fd;
+	row.cookie = bpf_get_socket_cookie(sk);
+	row.inode = inode_of(sk);
+	fill_task(&row.holder, task);
+	fill_flow(&row.flow, &sk->__sk_common);
+	row.queue_len = sk->sk_ack_backlog;
+	row.queue_max = sk->sk_max_ack_backlog;
+	row.protocol = sk->sk_protocol;
+	row.state = sk->__sk_common.skc_state;
+	bpf_seq_write(seq, &row, sizeof(row));
+}
+
+static __always_inline void own_by_scan(struct record *rec,
+					struct task_struct *task)
+{
+	if (!snapshot_own || !rec || rec->evidence)
+		return;
+	fill_task(&rec->owner, task);
+	rec->evidence = EVIDENCE_SCAN;
+}
+
+/*
+ * Closed sockets and MPTCP sockets stand in no table iter/tcp walks; the
+ * descriptor pass is the one place to meet them. Held twice, written twice: Go
+ * keeps one.
+ */
+static __always_inline void emit_unlisted(struct seq_file *seq, struct sock *sk,
+					  struct record *rec)
+{
+	if (is_zombie(sk) || sk->sk_protocol == IPPROTO_MPTCP)
+		emit_socket(seq, sk, bpf_skc_to_tcp_sock(sk), rec);
+}
+
+static __always_inline int on_file_row(struct seq_file *seq,
+				       struct task_struct *task, __u32 fd,
+				       struct file *file)
+{
+	struct socket *socket = bpf_sock_from_file(file);
+	struct record *rec;
+	struct sock *sk;
+	__u8 state;
+
+	if (!socket || !task)
+		return 0;
+	sk = socket->sk;
+	if (!sk || !is_tcp(sk))
+		return 0;
+	state = sk->__sk_common.skc_state;
+	if (state != TCP_LISTEN && !wanted_row(state))
+		return 0;
+	if (state == TCP_CLOSE && !is_zombie(sk))
+		return 0;
+	rec = snapshot_record(sk, bpf_skc_to_tcp_sock(sk));
+	if (state != TCP_LISTEN)
+		own_by_scan(rec, task);
+	emit_holder(seq, task, fd, sk);
+	if (wanted_row(state))
+		emit_unlisted(seq, sk, rec);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Every transition: keep the record, tell user space. */
+#ifndef STATE_H
+#define STATE_H
+
+/* The syscall-exit hook knows only the cookie; the owner moves in here. */
+static __always_inline void adopt_accepted(struct record *rec)
+{
+	struct task *task;
+
+	if (rec->evidence || rec->direction != DIRECTION_IN)
+		return;
+	task = bpf_map_lookup_elem(&accepted, &rec->cookie);
+	if (!task)
+		return;
+	rec->owner = *task;
+	rec->evidence = EVIDENCE_ACCEPT;
+	bpf_map_delete_elem(&accepted, &rec->cookie);
+}
+
+/*
+ * The current task is the owner only where the kernel changes the state on
+ * behalf of the caller of connect(), listen() or close(). Everywhere else it is
+ * the peer (loopback), softirq or the idle task.
+ */
+static __always_inline void learn_owner(struct record *rec, int old, int new)
+{
+	adopt_accepted(rec);
+	if (new == TCP_SYN_SENT)
+		rec->direction = DIRECTION_OUT;
+	else if (new == TCP_SYN_RECV && old == TCP_LISTEN)
+		rec->direction = DIRECTION_IN;
+	if (current_is_kthread())
+		return;
+	if (new == TCP_SYN_SENT)
+		own(rec, EVIDENCE_CONNECT);
+	else if (new == TCP_LISTEN)
+		own(rec, EVIDENCE_LISTEN);
+	else if (!rec->evidence && old == TCP_CLOSE_WAIT && new == TCP_LAST_ACK)
+		own(rec, EVIDENCE_CLOSE);
+}
+
+static __always_inline void enter_close_wait(struct record *rec, struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	if (watch_eof)
+		rec->flags |= RECORD_WATCHED;
+	if (!tp)
+		return;
+	rec->sent_at_fin = written(tp);
+	rec->flags |= RECORD_SENT;
+}
+
+static __always_inline void fill_transition(struct transition *t,
+					    struct record *rec, struct sock *sk)
+{
+	t->cookie = rec->cookie;
+	t->flow = rec->flow;
+	t->owner = rec->owner;
+	t->direction = rec->direction;
+	t->evidence = rec->evidence;
+	t->cgroup = cgroup_of(sk);
+	t->protocol = sk->sk_protocol;
+	if (rec->state != t->old_state || !rec->since)
+		return;
+	t->in_state = t->at - rec->since;
+	t->bound = rec->bound;
+}
+
+/* No record could be made: say what the socket itself tells. */
+static __always_inline void fill_without_record(struct transition *t,
+						struct sock *sk)
+{
+	t->cookie = bpf_get_socket_cookie(sk);
+	fill_flow(&t->flow, &sk->__sk_common);
+	t->cgroup = cgroup_of(sk);
+	t->protocol = sk->sk_protocol;
+}
+
+static __always_inline void send(struct transition *made)
+{
+	struct transition *t;
+
+	if (!wanted(made)) {
+		count(COUNTER_FILTERED);
+		return;
+	}
+	t = ring_reserve();
+	if (!t)
+		return;
+	*t = *made;
+	ring_submit(t);
+}
+
+/*
+ * Without fentry on tcp_time_wait: a connection that ends in FIN_WAIT2 or CLOSING
+ * without an error leaves a mini-socket behind.
+ */
+static __always_inline bool makes_time_wait(struct sock *sk, int old, int new)
+{
+	return infer_time_wait && new == TCP_CLOSE && !sk->sk_err &&
+	       sk->sk_protocol == IPPROTO_TCP &&
+	       (old == TCP_FIN_WAIT2 || old == TCP_CLOSING);
+}
+
+static __always_inline void send_time_wait(struct transition *t, __u8 flags)
+{
+	__u8 new_state = t->new_state;
+
+	t->new_state = TCP_TIME_WAIT;
+	t->flags = flags;
+	send(t);
+	t->new_state = new_state;
+	t->flags = 0;
+}
+
+static __always_inline void advance(struct record *rec, struct sock *sk, int old,
+				    int new)
+{
+	rec->cookie = bpf_get_socket_cookie(sk);
+	remember_flow(rec, sk);
+	learn_owner(rec, old, new);
+	if (new == TCP_ESTABLISHED)
+		rec->flags |= RECORD_CONNECTED;
+	if (new == TCP_CLOSE_WAIT)
+		enter_close_wait(rec, sk);
+}
+
+static __always_inline void enter(struct record *rec, __u64 now, int new)
+{
+	rec->state = new;
+	rec->since = now;
+	rec->earliest = 0;
+	rec->bound = BOUND_EXACT;
+}
+
+static __always_inline int on_state(struct sock *sk, int old, int new)
+{
+	struct transition t = { .old_state = old, .new_state = new };
+	struct record *rec;
+
+	/* MPTCP stores the state it has (CLOSE to CLOSE): nothing changed. */
+	if (old == new || !is_tcp(sk))
+		return 0;
+	t.at = bpf_ktime_get_ns();
+	/* On its way out a socket without record gets none: it would die at once. */
+	rec = new == TCP_CLOSE ? record_get(sk) : record_create(sk);
+	if (rec) {
+		advance(rec, sk, old, new);
+		fill_transition(&t, rec, sk);
+		enter(rec, t.at, new);
+	} else {
+		fill_without_record(&t, sk);
+	}
+	if (makes_time_wait(sk, old, new))
+		send_time_wait(&t, TRANSITION_INFERRED);
+	send(&t);
+	return 0;
+}
+
+/* fentry tcp_time_wait: the mini-socket takes over; the full socket is still whole. */
+static __always_inline int on_time_wait(struct sock *sk)
+{
+	struct transition t = { .new_state = TCP_TIME_WAIT };
+	struct record *rec = record_get(sk);
+
+	t.at = bpf_ktime_get_ns();
+	t.old_state = sk->__sk_common.skc_state;
+	if (rec)
+		fill_transition(&t, rec, sk);
+	else
+		fill_without_record(&t, sk);
+	send(&t);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * Table of contents: what is hooked, and the handler that does the work. Which of
+ * the alternatives is attached is decided by the hook table in internal/tracer.
+ */
+#include <linux/types.h>
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+
+#include "events.h"
+#include "kernel.h"
+#include "config.h"
+#include "maps.h"
+#include "ring.h"
+#include "record.h"
+#include "filter.h"
+#include "state.h"
+#include "accept.h"
+#include "io.h"
+#include "snapshot.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* bpf2go makes Go types only of what it meets. */
+const struct transition *unused_transition __attribute__((unused));
+const struct socket_row *unused_socket_row __attribute__((unused));
+const struct holder_row *unused_holder_row __attribute__((unused));
+const struct flow *unused_flow __attribute__((unused));
+const enum counter *unused_counter __attribute__((unused));
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(state, struct sock *sk, int old, int new)
+{
+	return on_state(sk, old, new);
+}
+
+SEC("fentry/tcp_time_wait")
+int BPF_PROG(time_wait, struct sock *sk)
+{
+	return on_time_wait(sk);
+}
+
+/* Since 6.10: inet_csk_accept(sk, arg). */
+SEC("fexit/inet_csk_accept")
+int BPF_PROG(accept_2, struct sock *listener, void *arg, struct sock *sk)
+{
+	return on_accept(sk);
+}
+
+/* Until 6.9: inet_csk_accept(sk, flags, err, kern). */
+SEC("fexit/inet_csk_accept")
+int BPF_PROG(accept_4, struct sock *listener, int flags, int *err, bool kern,
+	     struct sock *sk)
+{
+	return on_accept(sk);
+}
+
+/* What a syscall-exit tracepoint hands over, see its format file. */
+struct syscall_exit {
+	__u64 common;
+	__s64 nr;
+	__s64 ret;
+};
+
+SEC("tracepoint/syscalls/sys_exit_accept4")
+int accept_exit(struct syscall_exit *ctx)
+{
+	return on_accept_exit(ctx->ret);
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(recv, struct sock *sk, int n, int flags)
+{
+	return on_recv(sk, n, flags);
+}
+
+/* Since 5.19: tcp_recvmsg(sk, msg, len, flags, addr_len). */
+SEC("fexit/tcp_recvmsg")
+int BPF_PROG(recv_5, struct sock *sk, void *msg, size_t len, int flags,
+	     int *addr_len, int n)
+{
+	return on_recv(sk, n, flags);
+}
+
+/* Until 5.18: tcp_recvmsg(sk, msg, len, nonblock, flags, addr_len). */
+SEC("fexit/tcp_recvmsg")
+int BPF_PROG(recv_6, struct sock *sk, void *msg, size_t len, int nonblock,
+	     int flags, int *addr_len, int n)
+{
+	return on_recv(sk, n, flags);
+}
+
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(send_length, struct sock *sk, int n, int flags)
+{
+	return on_send(sk, n);
+}
+
+SEC("fexit/tcp_sendmsg")
+int BPF_PROG(send_3, struct sock *sk, void *msg, size_t size, int n)
+{
+	return on_send(sk, n);
+}
+
+/* A context field is checked once, so it is read once. */
+SEC("iter/tcp")
+int dump_tcp(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *skc = ctx->sk_common;
+
+	return skc ? on_tcp_row(ctx->meta->seq, skc) : 0;
+}
+
+SEC("iter/bpf_sk_storage_map")
+int dump_records(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct record *rec = ctx->value;
+	struct sock *sk = ctx->sk;
+
+	return sk && rec ? on_record_row(ctx->meta->seq, sk, rec) : 0;
+}
+
+SEC("iter/task_file")
+int dump_files(struct bpf_iter__task_file *ctx)
+{
+	struct file *file = ctx->file;
+
+	return file ? on_file_row(ctx->meta->seq, ctx->task, ctx->fd, file) : 0;
+}
+
+/* Both clocks in one moment: ticks per second follow from it. */
+SEC("syscall")
+int read_clocks(void *ctx)
+{
+	clock_ktime = bpf_ktime_get_ns();
+	clock_jiffies = bpf_jiffies64();
+	return 0;
+}

@@ -1,0 +1,117 @@
+package tracer
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+)
+
+// Config chooses what is loaded. The zero value takes single snapshots of
+// everything.
+type Config struct {
+	Filter event.Filter
+	// Live attaches the hooks that watch; without it only Snapshot works.
+	Live bool
+	// RingBytes is the size of the ring buffer, a power of two and of the page size;
+	// 0 is 16 MiB, which is 120,000 transitions.
+	RingBytes int
+	// SyscallAccept adds the syscall-exit tracepoints of accept where no better hook
+	// attaches. They slow every system call of the host a little.
+	SyscallAccept bool
+	// Without names kinds of hooks not to use ("fexit", "fentry"), as if the kernel
+	// refused them.
+	Without []string
+	// Proc is where procfs is mounted, "" is /proc.
+	Proc string
+}
+
+const (
+	defaultRingBytes = 16 << 20
+	// A snapshot needs no ring, the kernel wants one page.
+	idleRingBytes = 4096
+	portWords     = 1024
+	maxPids       = 1024
+)
+
+func (c *Config) ringBytes() int {
+	switch {
+	case !c.Live:
+		return idleRingBytes
+	case c.RingBytes == 0:
+		return defaultRingBytes
+	default:
+		return c.RingBytes
+	}
+}
+
+// apply writes what the verifier and the maps need before loading.
+func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
+	ring := c.ringBytes()
+	spec.Maps["ring"].MaxEntries = uint32(ring)
+	f := &c.Filter
+	constants := map[string]any{
+		"hz": hz,
+		// Wake at a quarter: the rest is room for what comes while the reader starts.
+		"wake_bytes": uint64(ring / 4),
+		"filter": bpfFilter{
+			States:    uint32(f.States),
+			Netns:     oneNetns(f.Netns),
+			Family:    f.Family,
+			Direction: uint8(f.Direction),
+			Lports:    flag(len(f.Lports) > 0),
+			Rports:    flag(len(f.Rports) > 0),
+			Pids:      flag(len(f.Pids) > 0),
+		},
+	}
+	for name, value := range constants {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	if len(f.Pids) > maxPids {
+		return fmt.Errorf("filter: %d pids, at most %d", len(f.Pids), maxPids)
+	}
+	return nil
+}
+
+// fill puts the filter's sets into their maps.
+func (c *Config) fill(maps map[string]*ebpf.Map) error {
+	for name, ranges := range map[string][]event.PortRange{"lports": c.Filter.Lports, "rports": c.Filter.Rports} {
+		if err := maps[name].Put(uint32(0), portBitmap(ranges)); err != nil {
+			return fmt.Errorf("fill %s: %w", name, err)
+		}
+	}
+	for _, pid := range c.Filter.Pids {
+		if err := maps["pids"].Put(pid, uint8(1)); err != nil {
+			return fmt.Errorf("fill pids: %w", err)
+		}
+	}
+	return nil
+}
+
+func portBitmap(ranges []event.PortRange) *[portWords]uint64 {
+	var bits [portWords]uint64
+	for _, r := range ranges {
+		for p := int(r.From); p <= int(r.To); p++ {
+			bits[p/64] |= 1 << (p % 64)
+		}
+	}
+	return &bits
+}
+
+// oneNetns: the kernel compares one; for several user space decides.
+func oneNetns(netns []uint32) uint32 {
+	if len(netns) == 1 {
+		return netns[0]
+	}
+	return 0
+}
+
+func flag(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,216 @@
+package tracer
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+)
+
+const (
+	transitionSize = int(unsafe.Sizeof(bpfTransition{}))
+	socketRowSize  = int(unsafe.Sizeof(bpfSocketRow{}))
+	holderRowSize  = int(unsafe.Sizeof(bpfHolderRow{}))
+
+	// enum row_kind
+	rowSocket = 1
+	rowHolder = 2
+
+	// enum transition_flags
+	transitionInferred = 1 << 0
+
+	// enum socket_flags
+	socketBaseline      = 1 << 0
+	socketWatched       = 1 << 1
+	socketSent          = 1 << 2
+	socketConnected     = 1 << 3
+	socketKeepalive     = 1 << 4
+	socketAckedAfterFin = 1 << 5
+	socketSubflow       = 1 << 6
+	socketQueues        = 1 << 7
+	socketFinReceived   = 1 << 8
+)
+
+// decodeTransition fills to from one ring record. It does not keep raw and does not
+// allocate.
+func decodeTransition(raw []byte, to *event.Transition) error {
+	if len(raw) < transitionSize {
+		return fmt.Errorf("decode transition: got %d bytes, want %d", len(raw), transitionSize)
+	}
+	// The kernel aligns ring records to 8 bytes and the reader keeps that.
+	c := (*bpfTransition)(unsafe.Pointer(&raw[0]))
+	*to = event.Transition{
+		At:        event.KTime(c.At),
+		Cookie:    event.Cookie(c.Cookie),
+		Flow:      flowOf(&c.Flow, c.Protocol),
+		Old:       event.State(c.OldState),
+		New:       event.State(c.NewState),
+		InState:   time.Duration(c.InState),
+		InBound:   event.Bound(c.Bound),
+		Direction: event.Direction(c.Direction),
+		Owner:     taskOf(&c.Owner),
+		Evidence:  event.Evidence(c.Evidence),
+		Cgroup:    c.Cgroup,
+		Inferred:  c.Flags&transitionInferred != 0,
+	}
+	return nil
+}
+
+// rows is where decodeRows puts what it reads.
+type rows struct {
+	sockets []event.Socket
+	holders []event.Holder
+	// undated are indexes of closed sockets that a listener would date.
+	undated []int
+}
+
+// decode takes as many whole rows as b holds and returns the rest.
+func (r *rows) decode(b []byte) ([]byte, error) {
+	for len(b) >= 4 {
+		kind := *(*uint32)(unsafe.Pointer(&b[0]))
+		switch kind {
+		case rowSocket:
+			if len(b) < socketRowSize {
+				return b, nil
+			}
+			r.addSocket((*bpfSocketRow)(unsafe.Pointer(&b[0])))
+			b = b[socketRowSize:]
+		case rowHolder:
+			if len(b) < holderRowSize {
+				return b, nil
+			}
+			r.holders = append(r.holders, decodeHolder((*bpfHolderRow)(unsafe.Pointer(&b[0]))))
+			b = b[holderRowSize:]
+		default:
+			return b, fmt.Errorf("decode snapshot: unknown row kind %d", kind)
+		}
+	}
+	return b, nil
+}
+
+func (r *rows) addSocket(c *bpfSocketRow) {
+	r.sockets = append(r.sockets, event.Socket{})
+	s := &r.sockets[len(r.sockets)-1]
+	decodeSocket(c, s)
+	if undated(s, c) {
+		r.undated = append(r.undated, len(r.sockets)-1)
+	}
+}
+
+func decodeSocket(c *bpfSocketRow, s *event.Socket) {
+	s.At = event.KTime(c.At)
+	s.Cookie = event.Cookie(c.Cookie)
+	s.Inode = c.Inode
+	s.Flow = flowOf(&c.Flow, c.Protocol)
+	s.State = event.State(c.State)
+	s.Cgroup = c.Cgroup
+	s.Since = event.KTime(c.Since)
+	s.Earliest = event.KTime(c.Earliest)
+	s.Bound = event.Bound(c.Bound)
+	s.Baseline = c.Flags&socketBaseline != 0
+	s.RecvQ, s.SendQ = c.RecvQ, c.SendQ
+	s.QueuesKnown = c.Flags&socketQueues != 0
+	s.EOFSeen = c.EofAt != 0
+	s.EOFAt = event.KTime(c.EofAt)
+	s.EOFTask = taskOf(&c.EofTask)
+	s.EOFWatched = c.Flags&socketWatched != 0
+	s.SentAfterFin = c.SentAfterFin
+	s.SentKnown = c.Flags&socketSent != 0
+	s.AckedAfterFin = c.Flags&socketAckedAfterFin != 0
+	s.LastSend = event.KTime(c.LastSend)
+	s.LastAck = event.KTime(c.LastAck)
+	s.Keepalive = c.Flags&socketKeepalive != 0
+	s.Shutdown = c.Shutdown
+	s.Subflow = c.Flags&socketSubflow != 0
+	s.Parent = event.Cookie(c.Parent)
+	s.Owner = taskOf(&c.Owner)
+	s.Evidence = event.Evidence(c.Evidence)
+	s.Direction = event.Direction(c.Direction)
+	s.WasConnected = c.Flags&socketConnected != 0
+	inferHistory(s, c)
+}
+
+// inferHistory reads from the sequence numbers what nobody watched.
+func inferHistory(s *event.Socket, c *bpfSocketRow) {
+	if s.State == event.Listen || !s.QueuesKnown {
+		return
+	}
+	if s.State == event.Established || s.State == event.CloseWait {
+		s.WasConnected = true
+		if s.Direction == event.DirectionUnknown {
+			s.Direction = directionOf(c.AckedBeyond)
+		}
+	}
+	if s.State == event.Close {
+		inferClose(s, c)
+	}
+}
+
+// inferClose dates a closed baseline socket. Once both FINs went through, the last
+// ACK is the one that closed it.
+func inferClose(s *event.Socket, c *bpfSocketRow) {
+	finReceived := c.Flags&socketFinReceived != 0
+	s.WasConnected = s.WasConnected || c.AckedBeyond > 0 || finReceived
+	if finReceived && s.Baseline && c.AckedBeyond >= 2 {
+		closedAtLastAck(s)
+	}
+}
+
+// undated: one number beyond the data was our FIN if the peer connected, our SYN if
+// we did. Only a listener on the port tells.
+func undated(s *event.Socket, c *bpfSocketRow) bool {
+	return s.State == event.Close && s.Baseline && s.LastAck != 0 &&
+		c.Flags&socketFinReceived != 0 && c.AckedBeyond == 1
+}
+
+func closedAtLastAck(s *event.Socket) {
+	if s.LastAck != 0 {
+		s.Since, s.Earliest, s.Bound = s.LastAck, s.LastAck, event.AtLeast
+	}
+}
+
+// directionOf: our SYN counts one beyond the data bytes acknowledged.
+func directionOf(ackedBeyond int32) event.Direction {
+	switch ackedBeyond {
+	case 0:
+		return event.In
+	case 1:
+		return event.Out
+	default:
+		return event.DirectionUnknown
+	}
+}
+
+func decodeHolder(c *bpfHolderRow) event.Holder {
+	return event.Holder{
+		Task:     taskOf(&c.Holder),
+		FD:       c.Fd,
+		Cookie:   event.Cookie(c.Cookie),
+		Inode:    c.Inode,
+		State:    event.State(c.State),
+		Flow:     flowOf(&c.Flow, c.Protocol),
+		QueueLen: c.QueueLen,
+		QueueMax: c.QueueMax,
+	}
+}
+
+// flowOf turns ::ffff:a.b.c.d into IPv4: the wire's family, whatever the socket's.
+func flowOf(c *bpfFlow, protocol uint16) event.Flow {
+	return event.Flow{
+		Local:    netip.AddrPortFrom(netip.AddrFrom16(c.Laddr).Unmap(), c.Lport),
+		Remote:   netip.AddrPortFrom(netip.AddrFrom16(c.Raddr).Unmap(), c.Rport),
+		Netns:    c.Netns,
+		Protocol: event.Protocol(protocol),
+	}
+}
+
+func taskOf(c *bpfTask) event.Task {
+	return event.Task{
+		Pid:   c.Tgid,
+		Tid:   c.Tid,
+		Start: event.BootTime(c.Start),
+		Comm:  *(*event.Comm)(unsafe.Pointer(&c.Comm)),
+	}
+}

@@ -1,0 +1,146 @@
+package tracer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+)
+
+// The facts hooks are needed for, in the order they are attached.
+const (
+	factHolders     = "holders"
+	factSockets     = "sockets"
+	factRecords     = "records"
+	factAccept      = "accept"
+	factRead        = "read"
+	factWrite       = "write"
+	factTimeWait    = "time_wait"
+	factTransitions = "transitions"
+)
+
+// hook is one way of learning one fact.
+type hook struct {
+	fact    string
+	program string // name in bpf/tcpwaitd.bpf.c
+	kind    string
+	targets []string // kernel names; all are attached to the same program
+	// params is the number of parameters the kernel function must have, 0 any.
+	params int
+	// required: without it the tracer cannot run at all.
+	required bool
+	// live: needed only while watching, not for a single snapshot.
+	live bool
+	// optIn names the option that must ask for it; it costs everybody something.
+	optIn string
+	// unless names a fact that makes this one unnecessary.
+	unless string
+}
+
+// The kinds of hooks.
+const (
+	kindTpBTF      = "tp_btf"
+	kindFentry     = "fentry"
+	kindFexit      = "fexit"
+	kindTracepoint = "tracepoint"
+	kindIter       = "iter"
+)
+
+// table is the hook table: for each fact the ways to learn it, best first. doctor, the
+// metric hooks_attached and the docs are made from it.
+var table = []hook{
+	{fact: factHolders, program: "dump_files", kind: kindIter, targets: []string{"task_file"}, required: true},
+	{fact: factSockets, program: "dump_tcp", kind: kindIter, targets: []string{"tcp"}, required: true},
+	{fact: factRecords, program: "dump_records", kind: kindIter, targets: []string{"bpf_sk_storage_map"}, required: true, live: true},
+	{fact: factAccept, program: "accept_2", kind: kindFexit, targets: []string{"inet_csk_accept"}, params: 2, live: true},
+	{fact: factAccept, program: "accept_4", kind: kindFexit, targets: []string{"inet_csk_accept"}, params: 4, live: true},
+	{fact: factAccept, program: "accept_exit", kind: kindTracepoint, targets: []string{"sys_exit_accept4", "sys_exit_accept"}, live: true, optIn: "syscall accept"},
+	{fact: factRead, program: "recv", kind: kindTpBTF, targets: []string{"sock_recv_length"}, live: true},
+	{fact: factRead, program: "recv_5", kind: kindFexit, targets: []string{"tcp_recvmsg"}, params: 5, live: true},
+	{fact: factRead, program: "recv_6", kind: kindFexit, targets: []string{"tcp_recvmsg"}, params: 6, live: true},
+	{fact: factWrite, program: "send_length", kind: kindTpBTF, targets: []string{"sock_send_length"}, live: true, unless: factAccept},
+	{fact: factWrite, program: "send_3", kind: kindFexit, targets: []string{"tcp_sendmsg"}, params: 3, live: true, unless: factAccept},
+	{fact: factTimeWait, program: "time_wait", kind: kindFentry, targets: []string{"tcp_time_wait"}, live: true},
+	{fact: factTransitions, program: "state", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
+}
+
+// rows of the hook table as they came out.
+type hookResult struct {
+	hook
+	target   string
+	attached bool
+	reason   string
+}
+
+func (r *hookResult) event() event.Hook {
+	return event.Hook{Fact: r.fact, Hook: r.target, Kind: r.kind, Attached: r.attached, Reason: r.reason}
+}
+
+// errUnsuited: this kernel has no such hook, or in another form.
+var errUnsuited = errors.New("not in this kernel")
+
+// suits asks BTF, never the version.
+func (h *hook) suits(kernel *btf.Spec) error {
+	switch h.kind {
+	case kindTpBTF:
+		var proto *btf.Typedef
+		if err := kernel.TypeByName("btf_trace_"+h.targets[0], &proto); err != nil {
+			return fmt.Errorf("%w: no tracepoint %s", errUnsuited, h.targets[0])
+		}
+	case kindFentry, kindFexit:
+		var fn *btf.Func
+		if err := kernel.TypeByName(h.targets[0], &fn); err != nil {
+			return fmt.Errorf("%w: no function %s", errUnsuited, h.targets[0])
+		}
+		return h.suitsParams(fn)
+	}
+	return nil
+}
+
+func (h *hook) suitsParams(fn *btf.Func) error {
+	proto, ok := fn.Type.(*btf.FuncProto)
+	if !ok || h.params == 0 || len(proto.Params) == h.params {
+		return nil
+	}
+	return fmt.Errorf("%w: %s takes %d arguments, this program expects %d",
+		errUnsuited, fn.Name, len(proto.Params), h.params)
+}
+
+// attach connects a loaded program to one kernel name.
+func (h *hook) attach(prog *ebpf.Program, target string, records *ebpf.Map) (link.Link, error) {
+	switch h.kind {
+	case kindIter:
+		opts := link.IterOptions{Program: prog}
+		if h.fact == factRecords {
+			opts.Map = records
+		}
+		return link.AttachIter(opts)
+	case kindTracepoint:
+		return link.Tracepoint("syscalls", target, prog, nil)
+	default:
+		return link.AttachTracing(link.TracingOptions{Program: prog})
+	}
+}
+
+// why words an error of loading or attaching for a user. Not permitted and not
+// supported are different things to do something about.
+func why(err error) string {
+	var verifier *ebpf.VerifierError
+	switch {
+	case errors.Is(err, errUnsuited):
+		return err.Error()
+	case !errors.As(err, &verifier) && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)):
+		// The library blames RLIMIT_MEMLOCK, which matters before 5.11 only.
+		return "not permitted by this kernel"
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Sprintf("not found: %v", err)
+	default:
+		return fmt.Sprintf("not supported by this kernel: %v", err)
+	}
+}

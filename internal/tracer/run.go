@@ -1,0 +1,76 @@
+package tracer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+)
+
+// pollEvery is how often the ring is looked at when it has not filled up: the kernel
+// does not wake the reader for a single event, which would cost twenty times the event.
+const pollEvery = 15 * time.Millisecond
+
+// Run hands every transition to emit, in the ring's order, until ctx ends (nil), emit or
+// idle fails (their error) or Close is called (ErrClosed). idle, if not nil, is called
+// whenever the ring is empty: the time to flush what emit buffered, and the one
+// place from which Drain and Snapshot may be called. The event is reused after
+// emit returns.
+func (t *Tracer) Run(ctx context.Context, emit func(*event.Transition) error, idle func() error) error {
+	if idle == nil {
+		idle = func() error { return nil }
+	}
+	for ctx.Err() == nil {
+		if err := t.read(time.Now().Add(pollEvery), emit); err != nil {
+			return err
+		}
+		if err := idle(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Drain hands over what is in the ring now, without waiting.
+func (t *Tracer) Drain(emit func(*event.Transition) error) error {
+	return t.read(time.Unix(1, 0), emit)
+}
+
+// maxBatch bounds the work between two calls of idle.
+const maxBatch = 4096
+
+// read waits for the deadline, or for the ring to fill up, then reads until the ring is
+// empty or the batch is full.
+func (t *Tracer) read(deadline time.Time, emit func(*event.Transition) error) error {
+	var rec ringbuf.Record
+	var tr event.Transition
+	if t.reader == nil {
+		return errors.New("read transitions: the tracer was opened for snapshots only")
+	}
+	t.reader.SetDeadline(deadline)
+	for n := 0; n < maxBatch || deadline.Unix() == 1; n++ {
+		err := t.reader.ReadInto(&rec)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil
+		case errors.Is(err, ringbuf.ErrClosed):
+			return ErrClosed
+		case err != nil:
+			return fmt.Errorf("read ring: %w", err)
+		}
+		if err := decodeTransition(rec.RawSample, &tr); err != nil {
+			t.dropped.Add(1)
+			continue
+		}
+		t.received.Add(1)
+		if err := emit(&tr); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,228 @@
+package tracer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/netns"
+)
+
+// SnapshotOptions choose the rows of a snapshot.
+type SnapshotOptions struct {
+	// States of the sockets wanted; zero is all.
+	States event.StateSet
+	// Holders adds a pass over every descriptor of every process. Closed sockets and
+	// MPTCP sockets are met only there.
+	Holders bool
+}
+
+// readBuffer holds several of the 32 KiB pieces the kernel hands out at a time.
+const readBuffer = 256 << 10
+
+// Snapshot reads the kernel's sockets: where the tracer is live, those with a record
+// in all namespaces; else the tables of every namespace that can be entered.
+// It is safe to call while Run is in another goroutine.
+func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Snapshot, error) {
+	if opts.States == 0 {
+		opts.States = event.AllStates
+	}
+	t.snapshotMu.Lock()
+	defer t.snapshotMu.Unlock()
+	return t.snapshot(ctx, opts, false)
+}
+
+// importBaseline gives every socket that is there a record; its rows are of no interest.
+func (t *Tracer) importBaseline() error {
+	t.snapshotMu.Lock()
+	defer t.snapshotMu.Unlock()
+	snap, err := t.snapshot(context.Background(), SnapshotOptions{States: event.AllStates, Holders: true}, true)
+	if err != nil {
+		return fmt.Errorf("import the sockets that are there: %w", err)
+	}
+	t.unread = snap.UnreadNetns
+	return nil
+}
+
+func (t *Tracer) snapshot(ctx context.Context, opts SnapshotOptions, baseline bool) (*event.Snapshot, error) {
+	for name, value := range map[string]any{
+		"snapshot_states": uint32(opts.States),
+		"snapshot_import": flag(baseline),
+		"snapshot_own":    flag(t.cfg.Live),
+	} {
+		if err := t.set(name, value); err != nil {
+			return nil, err
+		}
+	}
+	snap := &event.Snapshot{From: Now(), UnreadNetns: map[uint32]string{}}
+	var all rows
+	if err := t.readSockets(ctx, &all, snap, baseline); err != nil {
+		return nil, err
+	}
+	if opts.Holders {
+		if err := t.readHolders(ctx, &all); err != nil {
+			return nil, err
+		}
+		snap.HoldersKnown = true
+	}
+	snap.To = Now()
+	snap.Sockets, snap.Holders = all.sockets, all.holders
+	t.nameUnread(snap)
+	return snap, nil
+}
+
+func (t *Tracer) readSockets(ctx context.Context, all *rows, snap *event.Snapshot, baseline bool) error {
+	if t.cfg.Live && !baseline {
+		return t.readIter(ctx, factRecords, all)
+	}
+	namespaces, err := netns.List(t.cfg.Proc)
+	// Some may be unreadable; the rest is still worth having, and nameUnread tells.
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("list network namespaces: %w", err)
+	}
+	for _, ns := range namespaces {
+		if !t.wantsNetns(ns.Inode) {
+			continue
+		}
+		err := ns.Do(func() error { return t.readIter(ctx, factSockets, all) })
+		t.entered[ns.Inode] = err == nil
+		switch {
+		case errors.Is(err, netns.ErrGone):
+		case err != nil && ctx.Err() == nil:
+			snap.UnreadNetns[ns.Inode] = err.Error()
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *Tracer) wantsNetns(inode uint32) bool {
+	want := t.cfg.Filter.Netns
+	return len(want) == 0 || slices.Contains(want, inode)
+}
+
+// readHolders adds the descriptors, and the sockets only they lead to, once each.
+func (t *Tracer) readHolders(ctx context.Context, all *rows) error {
+	known := map[event.Cookie]bool{}
+	for i := range all.sockets {
+		if s := &all.sockets[i]; unlisted(s) {
+			known[s.Cookie] = true
+		}
+	}
+	listed := len(all.sockets)
+	if err := t.readIter(ctx, factHolders, all); err != nil {
+		return err
+	}
+	// Before rows move: undated are indexes.
+	all.dateClosed()
+	all.sortHolders()
+	kept := all.sockets[:listed]
+	for i := listed; i < len(all.sockets); i++ {
+		if s := all.sockets[i]; !known[s.Cookie] {
+			known[s.Cookie] = true
+			kept = append(kept, s)
+		}
+	}
+	all.sockets = kept
+	return nil
+}
+
+// unlisted sockets stand in no table of a namespace.
+func unlisted(s *event.Socket) bool {
+	return s.State == event.Close || s.Flow.Protocol == event.MPTCP
+}
+
+func (t *Tracer) readIter(ctx context.Context, fact string, all *rows) error {
+	iter := t.iters[fact]
+	if iter == nil {
+		return fmt.Errorf("snapshot: no iterator for %s", fact)
+	}
+	r, err := iter.Open()
+	if err != nil {
+		return fmt.Errorf("open iterator of %s: %w", fact, err)
+	}
+	defer r.Close()
+	if err := all.readAll(ctx, r); err != nil {
+		return fmt.Errorf("iterator of %s: %w", fact, err)
+	}
+	return nil
+}
+
+// readAll decodes until EOF. A row may be split between two reads.
+func (r *rows) readAll(ctx context.Context, from io.Reader) error {
+	buf := make([]byte, readBuffer)
+	var have int
+	for ctx.Err() == nil {
+		n, err := from.Read(buf[have:])
+		rest, bad := r.decode(buf[:have+n])
+		if bad != nil {
+			return bad
+		}
+		have = copy(buf, rest)
+		switch {
+		case errors.Is(err, io.EOF) && have == 0:
+			return nil
+		case errors.Is(err, io.EOF):
+			return fmt.Errorf("%d bytes left over: %w", have, io.ErrUnexpectedEOF)
+		case err != nil:
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (r *rows) sortHolders() {
+	slices.SortFunc(r.holders, func(a, b event.Holder) int {
+		return cmp.Or(cmp.Compare(a.Cookie, b.Cookie), cmp.Compare(a.Pid, b.Pid), cmp.Compare(a.FD, b.FD))
+	})
+}
+
+// dateClosed dates the closed sockets that only a listener on their port can.
+func (r *rows) dateClosed() {
+	if len(r.undated) == 0 {
+		return
+	}
+	type port struct {
+		netns uint32
+		port  uint16
+	}
+	listening := map[port]bool{}
+	for i := range r.holders {
+		if h := &r.holders[i]; h.State == event.Listen {
+			listening[port{h.Flow.Netns, h.Flow.Local.Port()}] = true
+		}
+	}
+	for _, i := range r.undated {
+		s := &r.sockets[i]
+		if listening[port{s.Flow.Netns, s.Flow.Local.Port()}] {
+			s.Direction = event.In
+			closedAtLastAck(s)
+		}
+	}
+}
+
+// nameUnread adds what holders show and no path led to.
+func (t *Tracer) nameUnread(snap *event.Snapshot) {
+	if t.cfg.Live {
+		for inode, reason := range t.unread {
+			snap.UnreadNetns[inode] = reason
+		}
+		return
+	}
+	seen := map[uint32]bool{}
+	for i := range snap.Sockets {
+		seen[snap.Sockets[i].Flow.Netns] = true
+	}
+	for i := range snap.Holders {
+		n := snap.Holders[i].Flow.Netns
+		if !seen[n] && !t.entered[n] && t.wantsNetns(n) {
+			snap.UnreadNetns[n] = "no process and no name leads to this namespace"
+		}
+	}
+}

@@ -1,0 +1,248 @@
+// Package tracer is the one place that talks to eBPF: it loads the programs, attaches
+// the hooks, decodes what they send and takes snapshots. Everybody else sees the types
+// of package event.
+package tracer
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+)
+
+// Tracer is a set of loaded programs. Open makes it, Close ends it.
+type Tracer struct {
+	cfg    Config
+	maps   *ebpf.Collection
+	progs  []*ebpf.Collection
+	links  []link.Link
+	hooks  []hookResult
+	iters  map[string]*link.Iter
+	reader *ringbuf.Reader
+
+	// received counts records decoded, dropped those that could not be.
+	received, dropped atomic.Uint64
+
+	// entered are the namespaces whose sockets were read; unread those that were not when
+	// the baseline was taken, with the reason.
+	entered map[uint32]bool
+	unread  map[uint32]string
+
+	// snapshots run one at a time: they share variables in the kernel.
+	snapshotMu sync.Mutex
+	closeOnce  sync.Once
+	closeErr   error
+}
+
+// Open loads and attaches. With Config.Live, transitions are being recorded when it
+// returns and every socket of every reachable namespace has its record. The error
+// is a *CannotRunError where the host, not the caller, is the reason.
+func Open(cfg Config) (_ *Tracer, err error) {
+	if cfg.Proc == "" {
+		cfg.Proc = "/proc"
+	}
+	if err := preflight(cfg.Proc); err != nil {
+		return nil, err
+	}
+	// Best effort: needed before 5.11 only, and may be forbidden.
+	_ = rlimit.RemoveMemlock()
+
+	t := &Tracer{cfg: cfg, iters: map[string]*link.Iter{}, entered: map[uint32]bool{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.Close())
+		}
+	}()
+	spec, err := t.load()
+	if err != nil {
+		return nil, err
+	}
+	if err := t.attachAll(spec); err != nil {
+		return nil, err
+	}
+	if !cfg.Live {
+		return t, nil
+	}
+	t.reader, err = ringbuf.NewReader(t.maps.Maps["ring"])
+	if err != nil {
+		return nil, fmt.Errorf("open ring: %w", err)
+	}
+	return t, t.importBaseline()
+}
+
+// load makes the maps every program shares.
+func (t *Tracer) load() (*ebpf.CollectionSpec, error) {
+	spec, err := loadBpf()
+	if err != nil {
+		return nil, fmt.Errorf("read embedded programs: %w", err)
+	}
+	hz, err := readTickRate(spec)
+	if err != nil {
+		return nil, cannotLoad(err)
+	}
+	if err := t.cfg.apply(spec, hz); err != nil {
+		return nil, err
+	}
+	t.maps, err = ebpf.NewCollection(only(spec))
+	if err != nil {
+		return nil, cannotLoad(err)
+	}
+	return spec, t.cfg.fill(t.maps.Maps)
+}
+
+// attachAll goes through the hook table: the first way that works gives the fact.
+func (t *Tracer) attachAll(spec *ebpf.CollectionSpec) error {
+	kernel := btf.NewCache()
+	types, err := kernel.Kernel()
+	if err != nil {
+		return &CannotRunError{Cause: "cannot read the kernel's BTF", Cure: cureBTF, Err: err}
+	}
+	have := map[string]string{}
+	for _, h := range table {
+		if h.live && !t.cfg.Live {
+			continue
+		}
+		result := t.try(&loader{spec: spec, kernel: kernel, types: types}, h, have)
+		t.hooks = append(t.hooks, result)
+		if result.attached {
+			have[h.fact] = result.target
+		}
+		if h.required && have[h.fact] == "" {
+			return &CannotRunError{
+				Cause: fmt.Sprintf("cannot attach %s %s: %s", h.kind, result.target, result.reason),
+				Cure:  "see tcpwaitd doctor for what this kernel allows",
+			}
+		}
+		if err := t.tell(h.fact, have); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loader is what loading one program after the other needs.
+type loader struct {
+	spec   *ebpf.CollectionSpec
+	kernel *btf.Cache
+	types  *btf.Spec
+}
+
+func (t *Tracer) try(l *loader, h hook, have map[string]string) hookResult {
+	r := hookResult{hook: h, target: h.targets[0]}
+	switch {
+	case have[h.fact] != "":
+		r.reason = fmt.Sprintf("not needed: %s gives it", have[h.fact])
+	case h.unless != "" && have[h.unless] != "":
+		r.reason = fmt.Sprintf("not needed: %s tells the owner", have[h.unless])
+	case h.optIn != "" && !t.cfg.SyscallAccept:
+		r.reason = "off: it slows every system call; --syscall-accept turns it on"
+	case slices.Contains(t.cfg.Without, h.kind):
+		r.reason = "not permitted: turned off by configuration"
+	default:
+		if err := t.attach(l, &h); err != nil {
+			r.reason = why(err)
+			break
+		}
+		r.attached, r.reason = true, "first choice that this kernel has"
+	}
+	return r
+}
+
+func (t *Tracer) attach(l *loader, h *hook) error {
+	if err := h.suits(l.types); err != nil {
+		return err
+	}
+	coll, err := ebpf.NewCollectionWithOptions(only(l.spec, h.program), ebpf.CollectionOptions{
+		MapReplacements: t.maps.Maps,
+		// Decoding the kernel's BTF takes longer than everything else here: once is enough.
+		Cache: l.kernel,
+	})
+	if err != nil {
+		return err
+	}
+	var links []link.Link
+	for _, target := range h.targets {
+		li, err := h.attach(coll.Programs[h.program], target, t.maps.Maps["records"])
+		if err != nil {
+			coll.Close()
+			return errors.Join(append([]error{err}, closeLinks(links)...)...)
+		}
+		links = append(links, li)
+		if it, ok := li.(*link.Iter); ok {
+			t.iters[h.fact] = it
+		}
+	}
+	t.progs = append(t.progs, coll)
+	t.links = append(t.links, links...)
+	return nil
+}
+
+// tell lets the programs know which of their helpers are there.
+func (t *Tracer) tell(fact string, have map[string]string) error {
+	switch fact {
+	case factAccept:
+		return t.set("own_by_io", flag(have[factAccept] != "inet_csk_accept"))
+	case factRead:
+		return t.set("watch_eof", flag(have[factRead] != ""))
+	case factTimeWait:
+		return t.set("infer_time_wait", flag(have[factTimeWait] == ""))
+	}
+	return nil
+}
+
+func (t *Tracer) set(variable string, value any) error {
+	if err := t.maps.Variables[variable].Set(value); err != nil {
+		return fmt.Errorf("set %s: %w", variable, err)
+	}
+	return nil
+}
+
+// Hooks returns the hook table as it came out.
+func (t *Tracer) Hooks() []event.Hook {
+	out := make([]event.Hook, len(t.hooks))
+	for i := range t.hooks {
+		out[i] = t.hooks[i].event()
+	}
+	return out
+}
+
+// Close detaches and frees everything; Run returns ErrClosed. Closing twice is safe.
+func (t *Tracer) Close() error {
+	t.closeOnce.Do(func() {
+		// Links first: nothing new arrives. Then the reader, so that a Run in
+		// progress ends. Programs and maps last, they are in use until then.
+		errs := closeLinks(t.links)
+		if t.reader != nil {
+			errs = append(errs, t.reader.Close())
+		}
+		t.snapshotMu.Lock()
+		defer t.snapshotMu.Unlock()
+		for _, coll := range t.progs {
+			coll.Close()
+		}
+		if t.maps != nil {
+			t.maps.Close()
+		}
+		t.closeErr = errors.Join(errs...)
+	})
+	return t.closeErr
+}
+
+func closeLinks(links []link.Link) []error {
+	var errs []error
+	for _, l := range links {
+		if err := l.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("detach: %w", err))
+		}
+	}
+	return errs
+}
