@@ -29,8 +29,9 @@ type Socket struct {
 	// RecvQ and SendQ are the queues of ss, in bytes; RecvQ counts the FIN as one. For
 	// LISTEN they are the accept queue's length and its limit.
 	RecvQ, SendQ uint32
-	// QueuesKnown is false where the kernel keeps no such numbers (MPTCP): RecvQ and
-	// SendQ are then 0 and mean nothing.
+	// QueuesKnown is false where there are none (mini-sockets): RecvQ and SendQ are then
+	// 0 and mean nothing. RecvQ of an MPTCP socket counts data, and one for the end only
+	// behind data: 0 leaves open whether the end was read.
 	QueuesKnown bool
 	// EOFSeen: a recv() returning 0 was watched, at EOFAt by EOFTask.
 	EOFSeen bool

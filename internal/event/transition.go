@@ -21,6 +21,8 @@ type Transition struct {
 	// Inferred marks a transition the kernel did not report but which follows
 	// from others (TIME_WAIT without fentry).
 	Inferred bool
+	// Subflow: of a TCP subflow of an MPTCP socket, which has transitions of its own.
+	Subflow bool
 }
 
 // Loss are monotonic totals of what did not reach the reader. Each says which side

@@ -1,0 +1,144 @@
+package lifecycle
+
+import "github.com/tcpwaitd/tcpwaitd/internal/event"
+
+// Repair is what a snapshot changed in the table.
+type Repair struct {
+	// Opened are waits that were found, Finished those that were gone.
+	Opened   []Wait
+	Finished []Finished
+}
+
+// Reconcile makes the table equal to the kernel's, as of the snapshot and of the
+// transitions applied so far. Drain the ring after the pass and before this call:
+// then a row that a transition has overtaken is recognised. Every row is compared
+// by its own time, so nothing needs to be announced before the pass.
+//
+// The snapshot must hold every socket in CLOSE_WAIT; rows of other states may be left
+// out. Waits in namespaces it could not read are left as they are.
+func (t *Table) Reconcile(snap *event.Snapshot) Repair {
+	var r Repair
+	t.pass++
+	for i := range snap.Sockets {
+		row := &snap.Sockets[i]
+		if row.Cookie == 0 {
+			t.stats.Unkeyed++
+			continue
+		}
+		if row.State == event.CloseWait {
+			t.waiting(row, &r)
+		} else {
+			t.elsewhere(row, &r)
+		}
+	}
+	t.sweep(snap, &r)
+	if len(snap.UnreadNetns) == 0 {
+		t.complete = max(t.complete, snap.From)
+	}
+	return r
+}
+
+// waiting handles a row in CLOSE_WAIT.
+func (t *Table) waiting(row *event.Socket, r *Repair) {
+	i, open := t.index[row.Cookie]
+	if !open {
+		if t.believable(row) {
+			t.found(row, r)
+		}
+		return
+	}
+	s := &t.slab[i]
+	if row.At < s.Since && s.Bound == event.Exact {
+		// Read before the present stay began.
+		t.stats.Stale++
+		return
+	}
+	if row.Bound == event.Exact && row.Since > s.LastSeen {
+		r.Finished = append(r.Finished, *t.finish(s, gone(s, row.Since)))
+		t.found(row, r)
+		return
+	}
+	s.refresh(row)
+	s.pass = t.pass
+}
+
+// believable reports whether a row in CLOSE_WAIT that is not in the table is news, and not
+// a wait that has ended since.
+func (t *Table) believable(row *event.Socket) bool {
+	g, ok := t.graves.find(row.Cookie)
+	switch {
+	case !ok && row.At <= t.graves.horizon:
+		t.stats.Doubtful++
+		return false
+	case !ok:
+		return true
+	case row.At <= g.left || !g.guessed && row.Since <= g.left:
+		// State and time of a row are not read in one instant: an entry before
+		// the end we saw is that wait, whatever At says.
+		t.stats.Stale++
+		return false
+	case g.guessed && row.Since <= g.left:
+		t.stats.Reopened++
+	}
+	return true
+}
+
+// found opens a wait from a row.
+func (t *Table) found(row *event.Socket, r *Repair) {
+	w := Wait{Cookie: row.Cookie, Since: row.Since, Bound: row.Bound}
+	if row.Bound == event.BoundUnknown {
+		// Nothing bounds the age but this look.
+		w.Since, w.Bound = row.At, event.AtLeast
+	}
+	w.LastSeen = w.Since
+	w.refresh(row)
+	s := t.insert(&w)
+	if s == nil {
+		return
+	}
+	if row.Bound == event.Exact {
+		// The kernel watched it enter and we did not hear of it.
+		t.stats.Missed++
+	}
+	r.Opened = append(r.Opened, s.Wait)
+}
+
+// elsewhere handles a row in another state.
+func (t *Table) elsewhere(row *event.Socket, r *Repair) {
+	i, open := t.index[row.Cookie]
+	if !open {
+		return
+	}
+	s := &t.slab[i]
+	if row.At <= s.LastSeen {
+		t.stats.Stale++
+		return
+	}
+	e := gone(s, row.At)
+	e.next = row.State
+	if row.State == event.LastAck && row.Bound == event.Exact && row.Since >= s.LastSeen {
+		// LAST_ACK follows CLOSE_WAIT directly: its entry is the leaving.
+		e.at, e.dwell, e.bound = row.Since, row.Since.Sub(s.Since), s.Bound
+	}
+	r.Finished = append(r.Finished, *t.finish(s, e))
+}
+
+// sweep finishes the waits that were there before the pass and were not found by it.
+func (t *Table) sweep(snap *event.Snapshot, r *Repair) {
+	for i := range t.slab {
+		s := &t.slab[i]
+		if s.Cookie == 0 || s.pass == t.pass || s.LastSeen >= snap.From {
+			continue
+		}
+		if _, unread := snap.UnreadNetns[s.Flow.Netns]; unread {
+			continue
+		}
+		r.Finished = append(r.Finished, *t.finish(s, gone(s, snap.From)))
+	}
+}
+
+// gone is the end of a wait nobody saw leave: it lasted at least until it was last
+// seen, and was over at the given moment.
+func gone(s *slot, at event.KTime) end {
+	return end{at: at, dwell: s.LastSeen.Sub(s.Since), bound: event.AtLeast, missed: true}
+}
