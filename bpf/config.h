@@ -26,8 +26,8 @@ __u8 watch_eof;
 
 /* The running snapshot; Go lets only one run at a time. */
 __u32 snapshot_states; /* bit n: rows for sockets in state n */
-__u8 snapshot_import; /* 1: give each socket a record */
-__u8 snapshot_own; /* 1: a holder becomes owner where none is known */
+__u8 snapshot_import;  /* 1: give each socket a record */
+__u8 snapshot_own;     /* 1: a holder becomes owner where none is known */
 
 /* Results of the clock program. */
 __u64 clock_ktime;

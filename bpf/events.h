@@ -55,6 +55,7 @@ struct flow {
 
 enum transition_flags {
 	TRANSITION_INFERRED = 1 << 0, /* follows from others, not reported */
+	TRANSITION_SUBFLOW = 1 << 1, /* of an MPTCP socket, which has its own */
 };
 
 /* One state change, in the ring buffer. */
@@ -75,18 +76,19 @@ struct transition {
 };
 
 enum record_flags {
-	RECORD_BASELINE = 1 << 0, /* the socket was there before us */
-	RECORD_WATCHED = 1 << 1, /* reads watched since before CLOSE_WAIT */
-	RECORD_SENT = 1 << 2, /* sent_at_fin is valid */
+	RECORD_BASELINE = 1 << 0,  /* the socket was there before us */
+	RECORD_WATCHED = 1 << 1,   /* reads watched since before CLOSE_WAIT */
+	RECORD_SENT = 1 << 2,	   /* sent_at_fin is valid */
 	RECORD_CONNECTED = 1 << 3, /* has been ESTABLISHED */
+	RECORD_SUBFLOW = 1 << 4,   /* belongs to an MPTCP socket */
 };
 
 /* The socket's own record, in socket storage: lives and dies with it. */
 struct record {
 	__u64 cookie;
 	__u64 since; /* entry into state; with AT_LEAST the latest possible */
-	__u64 earliest; /* first possible entry */
-	__u64 eof_at; /* a recv() returned 0 in CLOSE_WAIT */
+	__u64 earliest;	   /* first possible entry */
+	__u64 eof_at;	   /* a recv() returned 0 in CLOSE_WAIT */
 	__u64 sent_at_fin; /* bytes written when the peer's FIN came */
 	struct flow flow;
 	struct task owner;
@@ -167,9 +169,9 @@ struct holder_row {
 
 /* Index of a per-CPU counter. Monotonic; Go subtracts. */
 enum counter {
-	COUNTER_MADE, /* transitions that passed the filter */
-	COUNTER_LOST, /* of these: the ring was full */
-	COUNTER_FILTERED, /* transitions the filter kept back */
+	COUNTER_MADE,	       /* transitions that passed the filter */
+	COUNTER_LOST,	       /* of these: the ring was full */
+	COUNTER_FILTERED,      /* transitions the filter kept back */
 	COUNTER_RECORD_FAILED, /* socket storage could not be created */
 	COUNTER_MAX,
 };

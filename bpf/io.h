@@ -3,7 +3,8 @@
 #ifndef IO_H
 #define IO_H
 
-static __always_inline void own_if_unknown(struct sock *sk, enum evidence evidence)
+static __always_inline void own_if_unknown(struct sock *sk,
+					   enum evidence evidence)
 {
 	struct record *rec = record_get(sk);
 

@@ -6,13 +6,13 @@
 #ifndef KERNEL_H
 #define KERNEL_H
 
-#define AF_INET 2
-#define AF_INET6 10
-#define IPPROTO_TCP 6
+#define AF_INET	      2
+#define AF_INET6      10
+#define IPPROTO_TCP   6
 #define IPPROTO_MPTCP 262
-#define MSG_PEEK 2
-#define PF_KTHREAD 0x00200000
-#define RCV_SHUTDOWN 1
+#define MSG_PEEK      2
+#define PF_KTHREAD    0x00200000
+#define RCV_SHUTDOWN  1
 #define SEND_SHUTDOWN 2
 
 enum tcp_state {
@@ -32,7 +32,7 @@ enum tcp_state {
 
 #pragma clang diagnostic push
 #pragma clang diagnostic ignored "-Wpadded"
-#pragma clang attribute push(__attribute__((preserve_access_index)), \
+#pragma clang attribute push(__attribute__((preserve_access_index)),           \
 			     apply_to = record)
 
 /* include/net/sock.h: bit numbers of skc_flags */
@@ -190,6 +190,11 @@ struct tcp_request_sock {
 	struct inet_request_sock req;
 };
 
+struct mptcp_sock {
+	__u64 bytes_received;
+	__u64 bytes_consumed;
+};
+
 struct mptcp_subflow_context {
 	struct sock *conn;
 };
@@ -265,8 +270,8 @@ static __always_inline __u64 inode_of(struct sock *sk)
 	return BPF_CORE_READ(alloc, vfs_inode.i_ino);
 }
 
-#define sock_flag(sk, flag)               \
-	((sk)->__sk_common.skc_flags &     \
+#define sock_flag(sk, flag)                                                    \
+	((sk)->__sk_common.skc_flags &                                         \
 	 (1UL << bpf_core_enum_value(enum sock_flags, flag)))
 
 static __always_inline bool is_tcp(struct sock *sk)
@@ -276,6 +281,25 @@ static __always_inline bool is_tcp(struct sock *sk)
 
 	return (family == AF_INET || family == AF_INET6) &&
 	       (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
+}
+
+static __always_inline bool is_subflow(struct tcp_sock *tp)
+{
+	return bpf_core_field_exists(tp->is_mptcp) && tp->is_mptcp;
+}
+
+/*
+ * Unread bytes of an MPTCP socket. Before 6.11 nobody counts what was consumed; the
+ * memory of the queue then says whether there is anything.
+ */
+static __always_inline __u32 unread_mptcp(struct sock *sk)
+{
+	struct mptcp_sock *msk = (struct mptcp_sock *)sk;
+
+	if (bpf_core_field_exists(msk->bytes_consumed))
+		return BPF_CORE_READ(msk, bytes_received) -
+		       BPF_CORE_READ(msk, bytes_consumed);
+	return sk->sk_backlog.rmem_alloc.counter;
 }
 
 #endif

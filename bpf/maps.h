@@ -2,8 +2,8 @@
 #ifndef MAPS_H
 #define MAPS_H
 
-#define PORT_WORDS 1024 /* 65536 bits */
-#define MAX_PIDS 1024
+#define PORT_WORDS   1024 /* 65536 bits */
+#define MAX_PIDS     1024
 #define MAX_ACCEPTED 16384
 
 /*

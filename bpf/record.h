@@ -26,7 +26,8 @@ static __always_inline void fill_addresses(struct flow *flow,
 			      &skc->skc_v6_daddr);
 }
 
-static __always_inline void fill_flow(struct flow *flow, struct sock_common *skc)
+static __always_inline void fill_flow(struct flow *flow,
+				      struct sock_common *skc)
 {
 	fill_addresses(flow, skc);
 	flow->lport = skc->skc_num;

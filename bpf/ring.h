@@ -28,8 +28,8 @@ static __always_inline void ring_submit(struct transition *t)
 {
 	__u64 waiting = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
 
-	bpf_ringbuf_submit(t, waiting > wake_bytes ? BPF_RB_FORCE_WAKEUP :
-						     BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(t, waiting > wake_bytes ? BPF_RB_FORCE_WAKEUP
+						   : BPF_RB_NO_WAKEUP);
 }
 
 #endif

@@ -92,6 +92,11 @@ static __always_inline void row_queues(struct socket_row *row, struct sock *sk,
 		row->recv_q = sk->sk_ack_backlog;
 		row->send_q = sk->sk_max_ack_backlog;
 		row->flags |= SOCKET_QUEUES;
+	} else if (sk->sk_protocol == IPPROTO_MPTCP) {
+		row->recv_q = unread_mptcp(sk);
+		/* Data that waits is followed by the end of data. */
+		row->recv_q += !!row->recv_q;
+		row->flags |= SOCKET_QUEUES;
 	} else if (tp) {
 		row->recv_q = unread(tp);
 		row->send_q = tp->write_seq - tp->snd_una;
@@ -105,14 +110,14 @@ static __always_inline void row_subflow(struct socket_row *row,
 	struct mptcp_subflow_context *subflow;
 	struct sock *parent;
 
-	if (!bpf_core_field_exists(tp->is_mptcp) || !tp->is_mptcp)
+	if (!is_subflow(tp))
 		return;
 	row->flags |= SOCKET_SUBFLOW;
 	subflow = tp->inet_conn.icsk_ulp_data;
 	parent = BPF_CORE_READ(subflow, conn);
 	if (parent)
 		row->parent =
-			BPF_CORE_READ(parent, __sk_common.skc_cookie.counter);
+		    BPF_CORE_READ(parent, __sk_common.skc_cookie.counter);
 }
 
 static __always_inline void row_traffic(struct socket_row *row,
@@ -160,7 +165,7 @@ static __always_inline void emit_socket(struct seq_file *seq, struct sock *sk,
 					struct tcp_sock *tp,
 					const struct record *rec)
 {
-	struct socket_row row = { .kind = ROW_SOCKET };
+	struct socket_row row = {.kind = ROW_SOCKET};
 	struct record unseen = {};
 
 	row.at = bpf_ktime_get_ns();
@@ -192,7 +197,7 @@ static __always_inline bool wanted_row(__u8 state)
 static __always_inline void emit_mini(struct seq_file *seq,
 				      struct sock_common *skc, __u8 state)
 {
-	struct socket_row row = { .kind = ROW_SOCKET };
+	struct socket_row row = {.kind = ROW_SOCKET};
 
 	if (!wanted_row(state))
 		return;
@@ -251,7 +256,7 @@ static __always_inline void emit_holder(struct seq_file *seq,
 					struct task_struct *task, __u32 fd,
 					struct sock *sk)
 {
-	struct holder_row row = { .kind = ROW_HOLDER };
+	struct holder_row row = {.kind = ROW_HOLDER};
 
 	row.fd = fd;
 	row.cookie = bpf_get_socket_cookie(sk);

@@ -6,16 +6,18 @@
 /* The syscall-exit hook knows only the cookie; the owner moves in here. */
 static __always_inline void adopt_accepted(struct record *rec)
 {
+	/* Until 6.1 an iterator's value may not be a map key itself. */
+	__u64 cookie = rec->cookie;
 	struct task *task;
 
 	if (rec->evidence || rec->direction != DIRECTION_IN)
 		return;
-	task = bpf_map_lookup_elem(&accepted, &rec->cookie);
+	task = bpf_map_lookup_elem(&accepted, &cookie);
 	if (!task)
 		return;
 	rec->owner = *task;
 	rec->evidence = EVIDENCE_ACCEPT;
-	bpf_map_delete_elem(&accepted, &rec->cookie);
+	bpf_map_delete_elem(&accepted, &cookie);
 }
 
 /*
@@ -40,7 +42,17 @@ static __always_inline void learn_owner(struct record *rec, int old, int new)
 		own(rec, EVIDENCE_CLOSE);
 }
 
-static __always_inline void enter_close_wait(struct record *rec, struct sock *sk)
+static __always_inline void note_connected(struct record *rec, struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	rec->flags |= RECORD_CONNECTED;
+	if (tp && is_subflow(tp))
+		rec->flags |= RECORD_SUBFLOW;
+}
+
+static __always_inline void enter_close_wait(struct record *rec,
+					     struct sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
@@ -62,6 +74,8 @@ static __always_inline void fill_transition(struct transition *t,
 	t->evidence = rec->evidence;
 	t->cgroup = cgroup_of(sk);
 	t->protocol = sk->sk_protocol;
+	if (rec->flags & RECORD_SUBFLOW)
+		t->flags |= TRANSITION_SUBFLOW;
 	if (rec->state != t->old_state || !rec->since)
 		return;
 	t->in_state = t->at - rec->since;
@@ -104,25 +118,24 @@ static __always_inline bool makes_time_wait(struct sock *sk, int old, int new)
 	       (old == TCP_FIN_WAIT2 || old == TCP_CLOSING);
 }
 
-static __always_inline void send_time_wait(struct transition *t, __u8 flags)
+static __always_inline void send_time_wait(const struct transition *t,
+					   __u8 flags)
 {
-	__u8 new_state = t->new_state;
+	struct transition tw = *t;
 
-	t->new_state = TCP_TIME_WAIT;
-	t->flags = flags;
-	send(t);
-	t->new_state = new_state;
-	t->flags = 0;
+	tw.new_state = TCP_TIME_WAIT;
+	tw.flags |= flags;
+	send(&tw);
 }
 
-static __always_inline void advance(struct record *rec, struct sock *sk, int old,
-				    int new)
+static __always_inline void advance(struct record *rec, struct sock *sk,
+				    int old, int new)
 {
 	rec->cookie = bpf_get_socket_cookie(sk);
 	remember_flow(rec, sk);
 	learn_owner(rec, old, new);
 	if (new == TCP_ESTABLISHED)
-		rec->flags |= RECORD_CONNECTED;
+		note_connected(rec, sk);
 	if (new == TCP_CLOSE_WAIT)
 		enter_close_wait(rec, sk);
 }
@@ -137,7 +150,7 @@ static __always_inline void enter(struct record *rec, __u64 now, int new)
 
 static __always_inline int on_state(struct sock *sk, int old, int new)
 {
-	struct transition t = { .old_state = old, .new_state = new };
+	struct transition t = {.old_state = old, .new_state = new};
 	struct record *rec;
 
 	/* MPTCP stores the state it has (CLOSE to CLOSE): nothing changed. */
@@ -162,7 +175,7 @@ static __always_inline int on_state(struct sock *sk, int old, int new)
 /* fentry tcp_time_wait: the mini-socket takes over; the full socket is still whole. */
 static __always_inline int on_time_wait(struct sock *sk)
 {
-	struct transition t = { .new_state = TCP_TIME_WAIT };
+	struct transition t = {.new_state = TCP_TIME_WAIT};
 	struct record *rec = record_get(sk);
 
 	t.at = bpf_ktime_get_ns();

@@ -32,6 +32,10 @@ const struct socket_row *unused_socket_row __attribute__((unused));
 const struct holder_row *unused_holder_row __attribute__((unused));
 const struct flow *unused_flow __attribute__((unused));
 const enum counter *unused_counter __attribute__((unused));
+const enum evidence *unused_evidence __attribute__((unused));
+const enum bound *unused_bound __attribute__((unused));
+const enum direction *unused_direction __attribute__((unused));
+const enum tcp_state *unused_tcp_state __attribute__((unused));
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(state, struct sock *sk, int old, int new)

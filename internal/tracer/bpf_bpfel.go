@@ -13,6 +13,14 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type bpfBound uint32
+
+const (
+	bpfBoundBOUND_UNKNOWN  bpfBound = 0
+	bpfBoundBOUND_EXACT    bpfBound = 1
+	bpfBoundBOUND_AT_LEAST bpfBound = 2
+)
+
 type bpfCounter uint32
 
 const (
@@ -21,6 +29,27 @@ const (
 	bpfCounterCOUNTER_FILTERED      bpfCounter = 2
 	bpfCounterCOUNTER_RECORD_FAILED bpfCounter = 3
 	bpfCounterCOUNTER_MAX           bpfCounter = 4
+)
+
+type bpfDirection uint32
+
+const (
+	bpfDirectionDIRECTION_UNKNOWN bpfDirection = 0
+	bpfDirectionDIRECTION_IN      bpfDirection = 1
+	bpfDirectionDIRECTION_OUT     bpfDirection = 2
+)
+
+type bpfEvidence uint32
+
+const (
+	bpfEvidenceEVIDENCE_NONE    bpfEvidence = 0
+	bpfEvidenceEVIDENCE_ACCEPT  bpfEvidence = 1
+	bpfEvidenceEVIDENCE_CONNECT bpfEvidence = 2
+	bpfEvidenceEVIDENCE_READ    bpfEvidence = 3
+	bpfEvidenceEVIDENCE_WRITE   bpfEvidence = 4
+	bpfEvidenceEVIDENCE_LISTEN  bpfEvidence = 5
+	bpfEvidenceEVIDENCE_CLOSE   bpfEvidence = 6
+	bpfEvidenceEVIDENCE_SCAN    bpfEvidence = 7
 )
 
 type bpfFilter struct {
@@ -120,6 +149,23 @@ type bpfTask struct {
 	Comm  [16]int8
 }
 
+type bpfTcpState uint32
+
+const (
+	bpfTcpStateTCP_ESTABLISHED  bpfTcpState = 1
+	bpfTcpStateTCP_SYN_SENT     bpfTcpState = 2
+	bpfTcpStateTCP_SYN_RECV     bpfTcpState = 3
+	bpfTcpStateTCP_FIN_WAIT1    bpfTcpState = 4
+	bpfTcpStateTCP_FIN_WAIT2    bpfTcpState = 5
+	bpfTcpStateTCP_TIME_WAIT    bpfTcpState = 6
+	bpfTcpStateTCP_CLOSE        bpfTcpState = 7
+	bpfTcpStateTCP_CLOSE_WAIT   bpfTcpState = 8
+	bpfTcpStateTCP_LAST_ACK     bpfTcpState = 9
+	bpfTcpStateTCP_LISTEN       bpfTcpState = 10
+	bpfTcpStateTCP_CLOSING      bpfTcpState = 11
+	bpfTcpStateTCP_NEW_SYN_RECV bpfTcpState = 12
+)
+
 type bpfTransition struct {
 	_         structs.HostLayout
 	At        uint64
@@ -171,10 +217,14 @@ const (
 	bpfVarSnapshotImport   = "snapshot_import"
 	bpfVarSnapshotOwn      = "snapshot_own"
 	bpfVarSnapshotStates   = "snapshot_states"
+	bpfVarUnusedBound      = "unused_bound"
 	bpfVarUnusedCounter    = "unused_counter"
+	bpfVarUnusedDirection  = "unused_direction"
+	bpfVarUnusedEvidence   = "unused_evidence"
 	bpfVarUnusedFlow       = "unused_flow"
 	bpfVarUnusedHolderRow  = "unused_holder_row"
 	bpfVarUnusedSocketRow  = "unused_socket_row"
+	bpfVarUnusedTcpState   = "unused_tcp_state"
 	bpfVarUnusedTransition = "unused_transition"
 	bpfVarWakeBytes        = "wake_bytes"
 	bpfVarWatchEof         = "watch_eof"
@@ -264,10 +314,14 @@ type bpfVariableSpecs struct {
 	SnapshotImport   *ebpf.VariableSpec `ebpf:"snapshot_import"`
 	SnapshotOwn      *ebpf.VariableSpec `ebpf:"snapshot_own"`
 	SnapshotStates   *ebpf.VariableSpec `ebpf:"snapshot_states"`
+	UnusedBound      *ebpf.VariableSpec `ebpf:"unused_bound"`
 	UnusedCounter    *ebpf.VariableSpec `ebpf:"unused_counter"`
+	UnusedDirection  *ebpf.VariableSpec `ebpf:"unused_direction"`
+	UnusedEvidence   *ebpf.VariableSpec `ebpf:"unused_evidence"`
 	UnusedFlow       *ebpf.VariableSpec `ebpf:"unused_flow"`
 	UnusedHolderRow  *ebpf.VariableSpec `ebpf:"unused_holder_row"`
 	UnusedSocketRow  *ebpf.VariableSpec `ebpf:"unused_socket_row"`
+	UnusedTcpState   *ebpf.VariableSpec `ebpf:"unused_tcp_state"`
 	UnusedTransition *ebpf.VariableSpec `ebpf:"unused_transition"`
 	WakeBytes        *ebpf.VariableSpec `ebpf:"wake_bytes"`
 	WatchEof         *ebpf.VariableSpec `ebpf:"watch_eof"`
@@ -327,10 +381,14 @@ type bpfVariables struct {
 	SnapshotImport   *ebpf.Variable `ebpf:"snapshot_import"`
 	SnapshotOwn      *ebpf.Variable `ebpf:"snapshot_own"`
 	SnapshotStates   *ebpf.Variable `ebpf:"snapshot_states"`
+	UnusedBound      *ebpf.Variable `ebpf:"unused_bound"`
 	UnusedCounter    *ebpf.Variable `ebpf:"unused_counter"`
+	UnusedDirection  *ebpf.Variable `ebpf:"unused_direction"`
+	UnusedEvidence   *ebpf.Variable `ebpf:"unused_evidence"`
 	UnusedFlow       *ebpf.Variable `ebpf:"unused_flow"`
 	UnusedHolderRow  *ebpf.Variable `ebpf:"unused_holder_row"`
 	UnusedSocketRow  *ebpf.Variable `ebpf:"unused_socket_row"`
+	UnusedTcpState   *ebpf.Variable `ebpf:"unused_tcp_state"`
 	UnusedTransition *ebpf.Variable `ebpf:"unused_transition"`
 	WakeBytes        *ebpf.Variable `ebpf:"wake_bytes"`
 	WatchEof         *ebpf.Variable `ebpf:"watch_eof"`

@@ -14,43 +14,77 @@ import (
 // tickRates are the values CONFIG_HZ can have on amd64 and arm64.
 var tickRates = []uint32{100, 250, 300, 1000}
 
-// ticksPerSecond finds CONFIG_HZ from one reading of both kernel clocks: jiffies start
-// at -300 seconds (in 32 bits), ktime at 0.
-func ticksPerSecond(ktime, jiffies uint64) (uint32, error) {
-	uptime := float64(ktime) / float64(time.Second)
-	best, bestErr := uint32(0), math.Inf(1)
-	for _, hz := range tickRates {
-		start := uint64(uint32(-300 * int64(hz)))
-		diff := math.Abs(float64(int64(jiffies-start))/float64(hz) - uptime)
-		if diff < bestErr {
-			best, bestErr = hz, diff
+// clocks is one reading of both kernel clocks.
+type clocks struct{ ktime, jiffies uint64 }
+
+// ticksPerSecond finds CONFIG_HZ from one reading: jiffies start at -300 seconds (in 32
+// bits), ktime at 0. Five minutes after boot every rate has counted the same number of
+// ticks: there it is unsure, and two readings are needed.
+func ticksPerSecond(c clocks) (hz uint32, sure bool) {
+	uptime := float64(c.ktime) / float64(time.Second)
+	best, second := math.Inf(1), math.Inf(1)
+	for _, rate := range tickRates {
+		start := uint64(uint32(-300 * int64(rate)))
+		diff := math.Abs(float64(int64(c.jiffies-start))/float64(rate) - uptime)
+		switch {
+		case diff < best:
+			best, second, hz = diff, best, rate
+		case diff < second:
+			second = diff
 		}
 	}
-	// The two clocks drift by NTP's slewing, at most 500 ppm; boot adds a moment.
-	if bestErr > 5+uptime*0.001 {
-		return 0, fmt.Errorf("find the kernel's tick rate: ktime %d and jiffies %d fit none of %v", ktime, jiffies, tickRates)
-	}
-	return best, nil
+	// The clocks drift by NTP's slewing, at most 500 ppm; boot adds a moment.
+	return hz, best < 1+uptime*0.001 && second > 4*best && second > 1
 }
 
-// readTickRate runs the clock program once.
+// tickRateBetween finds CONFIG_HZ from two readings a while apart.
+func tickRateBetween(a, b clocks) uint32 {
+	rate := float64(b.jiffies-a.jiffies) / (float64(b.ktime-a.ktime) / float64(time.Second))
+	best := tickRates[0]
+	for _, hz := range tickRates {
+		if math.Abs(float64(hz)-rate) < math.Abs(float64(best)-rate) {
+			best = hz
+		}
+	}
+	return best
+}
+
+// tickApart tells 250 from 300 by five ticks.
+const tickApart = 100 * time.Millisecond
+
+// readTickRate runs the clock program once, or twice where once does not tell.
 func readTickRate(spec *ebpf.CollectionSpec) (uint32, error) {
 	coll, err := ebpf.NewCollection(only(spec, "read_clocks"))
 	if err != nil {
 		return 0, fmt.Errorf("load clock program: %w", err)
 	}
 	defer coll.Close()
+	first, err := readClocks(coll)
+	if err != nil {
+		return 0, err
+	}
+	if hz, sure := ticksPerSecond(first); sure {
+		return hz, nil
+	}
+	time.Sleep(tickApart)
+	second, err := readClocks(coll)
+	if err != nil {
+		return 0, err
+	}
+	return tickRateBetween(first, second), nil
+}
+
+func readClocks(coll *ebpf.Collection) (c clocks, err error) {
 	if _, err := coll.Programs["read_clocks"].Run(&ebpf.RunOptions{}); err != nil {
-		return 0, fmt.Errorf("run clock program: %w", err)
+		return c, fmt.Errorf("run clock program: %w", err)
 	}
-	var ktime, jiffies uint64
-	if err := coll.Variables["clock_ktime"].Get(&ktime); err != nil {
-		return 0, fmt.Errorf("read clock: %w", err)
+	if err := coll.Variables["clock_ktime"].Get(&c.ktime); err != nil {
+		return c, fmt.Errorf("read clock: %w", err)
 	}
-	if err := coll.Variables["clock_jiffies"].Get(&jiffies); err != nil {
-		return 0, fmt.Errorf("read clock: %w", err)
+	if err := coll.Variables["clock_jiffies"].Get(&c.jiffies); err != nil {
+		return c, fmt.Errorf("read clock: %w", err)
 	}
-	return ticksPerSecond(ktime, jiffies)
+	return c, nil
 }
 
 // Now reads the kernel's monotonic clock.

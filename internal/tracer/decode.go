@@ -20,6 +20,7 @@ const (
 
 	// enum transition_flags
 	transitionInferred = 1 << 0
+	transitionSubflow  = 1 << 1
 
 	// enum socket_flags
 	socketBaseline      = 1 << 0
@@ -54,6 +55,7 @@ func decodeTransition(raw []byte, to *event.Transition) error {
 		Evidence:  event.Evidence(c.Evidence),
 		Cgroup:    c.Cgroup,
 		Inferred:  c.Flags&transitionInferred != 0,
+		Subflow:   c.Flags&transitionSubflow != 0,
 	}
 	return nil
 }
@@ -134,7 +136,7 @@ func decodeSocket(c *bpfSocketRow, s *event.Socket) {
 
 // inferHistory reads from the sequence numbers what nobody watched.
 func inferHistory(s *event.Socket, c *bpfSocketRow) {
-	if s.State == event.Listen || !s.QueuesKnown {
+	if s.State == event.Listen || s.Flow.Protocol != event.TCP {
 		return
 	}
 	if s.State == event.Established || s.State == event.CloseWait {
@@ -167,7 +169,7 @@ func undated(s *event.Socket, c *bpfSocketRow) bool {
 
 func closedAtLastAck(s *event.Socket) {
 	if s.LastAck != 0 {
-		s.Since, s.Earliest, s.Bound = s.LastAck, s.LastAck, event.AtLeast
+		s.Since, s.Bound = s.LastAck, event.AtLeast
 	}
 }
 

@@ -135,7 +135,9 @@ func why(err error) string {
 	switch {
 	case errors.Is(err, errUnsuited):
 		return err.Error()
-	case !errors.As(err, &verifier) && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)):
+	case errors.As(err, &verifier) && len(verifier.Log) > 0:
+		return fmt.Sprintf("rejected by the verifier, a defect of tcpwaitd: %v", err)
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		// The library blames RLIMIT_MEMLOCK, which matters before 5.11 only.
 		return "not permitted by this kernel"
 	case errors.Is(err, os.ErrNotExist):

@@ -46,6 +46,7 @@ func (t *Tracer) importBaseline() error {
 		return fmt.Errorf("import the sockets that are there: %w", err)
 	}
 	t.unread = snap.UnreadNetns
+	t.seen = uint64(len(snap.Sockets))
 	return nil
 }
 
@@ -226,3 +227,7 @@ func (t *Tracer) nameUnread(snap *event.Snapshot) {
 		}
 	}
 }
+
+// Seen is the number of sockets, mini-sockets included, that were there when the tracer
+// was opened live, or when the last snapshot of all states was taken. 0 is unknown.
+func (t *Tracer) Seen() uint64 { return t.seen }

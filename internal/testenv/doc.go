@@ -1,0 +1,3 @@
+// Package testenv gives tests what they need of the machine: privileges, namespaces and
+// makers of waits. It is imported by tests only.
+package testenv

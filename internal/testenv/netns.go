@@ -1,0 +1,111 @@
+package testenv
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/netns"
+)
+
+// netnsDir is where iproute2 keeps its names, so that `ip netns exec` works on ours.
+const netnsDir = "/run/netns"
+
+// Netns is a network namespace with the loopback interface up.
+type Netns struct {
+	Name, Path string
+	Inode      uint32
+}
+
+// Do runs fn inside the namespace, see netns.Do.
+func (n *Netns) Do(fn func() error) error { return netns.Do(n.Path, fn) }
+
+// NewNetns makes a network namespace that ends with the test. It needs root but no
+// iproute2.
+func NewNetns(t testing.TB) *Netns {
+	t.Helper()
+	RequireRoot(t)
+	name := "tcpwaitd-test-" + strings.ToLower(rand.Text()[:8])
+	n := &Netns{Name: name, Path: filepath.Join(netnsDir, name)}
+	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+		t.Fatalf("make namespace: %v", err)
+	}
+	f, err := os.OpenFile(n.Path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if err != nil {
+		t.Fatalf("make namespace: %v", err)
+	}
+	_ = f.Close()
+	t.Cleanup(func() { n.remove(t) })
+
+	made := make(chan error, 1)
+	go func() { made <- n.make() }()
+	if err := <-made; err != nil {
+		t.Fatalf("make namespace %s: %v", name, err)
+	}
+	return n
+}
+
+// make must run on a goroutine of its own that ends with it: the thread stays in the new
+// namespace and locked, so Go ends it.
+func (n *Netns) make() (err error) {
+	runtime.LockOSThread()
+	if unix.Gettid() == os.Getpid() {
+		// Go cannot end the main thread, and /proc/PID/ns/net shows it. While it is held here
+		// the next goroutine gets another one.
+		defer runtime.UnlockOSThread()
+		made := make(chan error, 1)
+		go func() { made <- n.make() }()
+		return <-made
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if n.Inode, err = netns.Current(); err != nil {
+		return err
+	}
+	if err := loopbackUp(); err != nil {
+		return err
+	}
+	if err := unix.Mount("/proc/thread-self/ns/net", n.Path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount at %s: %w", n.Path, err)
+	}
+	return nil
+}
+
+func (n *Netns) remove(t testing.TB) {
+	// EINVAL: nothing is mounted there, because making it failed.
+	if err := unix.Unmount(n.Path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+		t.Errorf("unmount %s: %v", n.Path, err)
+	}
+	if err := os.Remove(n.Path); err != nil {
+		t.Errorf("remove namespace: %v", err)
+	}
+}
+
+// loopbackUp sets IFF_UP on lo in the calling thread's namespace.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("make socket: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return fmt.Errorf("name interface: %w", err)
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, ifr); err != nil {
+		return fmt.Errorf("read flags of lo: %w", err)
+	}
+	ifr.SetUint16(ifr.Uint16() | unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	return nil
+}

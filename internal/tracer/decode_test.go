@@ -1,0 +1,148 @@
+package tracer
+
+import (
+	"bytes"
+	"math"
+	"net/netip"
+	"testing"
+	"testing/iotest"
+	"time"
+	"unsafe"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+)
+
+func bytesOf[T any](v *T) []byte {
+	return bytes.Clone(unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v)))
+}
+
+func mapped(a, b, c, d byte) [16]uint8 {
+	return [16]uint8{10: 0xff, 11: 0xff, 12: a, 13: b, 14: c, 15: d}
+}
+
+func TestDecodeTransition(t *testing.T) {
+	raw := bpfTransition{At: 7, Cookie: 11, InState: 13, Cgroup: 17, Protocol: 262, OldState: 1, NewState: 8, Bound: 1, Direction: 2, Evidence: 3, Flags: 1}
+	raw.Flow = bpfFlow{Laddr: mapped(127, 0, 0, 1), Raddr: [16]uint8{15: 1}, Netns: 19, Lport: 80, Rport: 23}
+	raw.Owner = bpfTask{Start: 29, Tgid: 31, Tid: 37, Comm: [16]int8{'n', 'c'}}
+	want := event.Transition{
+		At: 7, Cookie: 11, InState: 13, Cgroup: 17, Old: event.Established, New: event.CloseWait,
+		InBound: event.Exact, Direction: event.Out, Evidence: event.EvidenceRead, Inferred: true,
+		Flow: event.Flow{
+			Local: netip.MustParseAddrPort("127.0.0.1:80"), Remote: netip.MustParseAddrPort("[::1]:23"),
+			Netns: 19, Protocol: event.MPTCP,
+		},
+		Owner: event.Task{Start: 29, Pid: 31, Tid: 37, Comm: event.MakeComm("nc")},
+	}
+	var got event.Transition
+	if err := decodeTransition(bytesOf(&raw), &got); err != nil || got != want {
+		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
+	}
+	if err := decodeTransition(make([]byte, transitionSize-1), &got); err == nil {
+		t.Error("a short record was decoded")
+	}
+}
+
+// The words of the C enums are those of package event.
+func TestEnumsAgree(t *testing.T) {
+	if bpfEvidenceEVIDENCE_SCAN != bpfEvidence(event.EvidenceScan) || bpfEvidenceEVIDENCE_ACCEPT != bpfEvidence(event.EvidenceAccept) ||
+		bpfEvidenceEVIDENCE_CLOSE != bpfEvidence(event.EvidenceClose) {
+		t.Error("evidence differs between C and Go")
+	}
+	if bpfBoundBOUND_AT_LEAST != bpfBound(event.AtLeast) || bpfDirectionDIRECTION_OUT != bpfDirection(event.Out) {
+		t.Error("bound or direction differs between C and Go")
+	}
+	if bpfTcpStateTCP_NEW_SYN_RECV != bpfTcpState(event.NewSynRecv) {
+		t.Error("states differ between C and Go")
+	}
+}
+
+// Rows come in pieces of any length.
+func TestReadAllSplitsRows(t *testing.T) {
+	var stream []byte
+	for i := range 23 {
+		stream = append(stream, bytesOf(&bpfSocketRow{Kind: rowSocket, Cookie: uint64(i)})...)
+		stream = append(stream, bytesOf(&bpfHolderRow{Kind: rowHolder, Cookie: uint64(i)})...)
+	}
+	var whole, bytewise rows
+	if err := whole.readAll(t.Context(), bytes.NewReader(stream)); err != nil {
+		t.Fatal(err)
+	}
+	if err := bytewise.readAll(t.Context(), iotest.OneByteReader(bytes.NewReader(stream))); err != nil {
+		t.Fatal(err)
+	}
+	if len(whole.sockets) != 23 || len(whole.holders) != 23 || len(bytewise.sockets) != 23 || len(bytewise.holders) != 23 {
+		t.Errorf("%d and %d sockets, %d and %d holders, want 23", len(whole.sockets), len(bytewise.sockets), len(whole.holders), len(bytewise.holders))
+	}
+	if err := new(rows).readAll(t.Context(), bytes.NewReader(stream[:len(stream)-1])); err == nil {
+		t.Error("a cut stream was taken for whole")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(bytesOf(&bpfSocketRow{Kind: rowSocket}))
+	f.Add(bytesOf(&bpfHolderRow{Kind: rowHolder}))
+	f.Add(bytesOf(&bpfTransition{}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		// Aligned as the kernel's buffers are.
+		aligned := make([]uint64, len(b)/8+1)
+		raw := unsafe.Slice((*byte)(unsafe.Pointer(&aligned[0])), len(b))
+		copy(raw, b)
+		var r rows
+		rest, err := r.decode(raw)
+		if err == nil && len(rest) > socketRowSize {
+			t.Errorf("%d bytes left undecoded", len(rest))
+		}
+		var tr event.Transition
+		if err := decodeTransition(raw, &tr); (err == nil) != (len(b) >= transitionSize) {
+			t.Errorf("%d bytes: %v", len(b), err)
+		}
+	})
+}
+
+func reading(hz uint32, uptime time.Duration) clocks {
+	ticks := uint64(uptime.Seconds() * float64(hz))
+	return clocks{ktime: uint64(uptime), jiffies: uint64(uint32(-300*int64(hz))) + ticks}
+}
+
+func TestTicksPerSecond(t *testing.T) {
+	for _, hz := range tickRates {
+		for _, uptime := range []time.Duration{3, 290, 313, 86400, 400 * 86400} {
+			if got, sure := ticksPerSecond(reading(hz, uptime*time.Second)); !sure || got != hz {
+				t.Errorf("HZ %d after %d s: got %d, sure %v", hz, uptime, got, sure)
+			}
+		}
+		// All rates cross here.
+		if got, sure := ticksPerSecond(reading(hz, 300*time.Second)); sure {
+			t.Errorf("HZ %d after 300 s: sure of %d", hz, got)
+		}
+		if got := tickRateBetween(reading(hz, 300*time.Second), reading(hz, 300*time.Second+tickApart)); got != hz {
+			t.Errorf("HZ %d by two readings: %d", hz, got)
+		}
+	}
+	if hz, sure := ticksPerSecond(clocks{1e9, math.MaxUint32 / 2}); sure {
+		t.Errorf("nonsense gave HZ %d", hz)
+	}
+}
+
+func TestParseRelease(t *testing.T) {
+	for release, want := range map[string][2]int{"6.18.44-fc-v595": {6, 18}, "5.10.0-32-cloud-amd64": {5, 10}, "7.2-rc1": {7, 2}} {
+		major, minor, ok := parseRelease(release)
+		if !ok || major != want[0] || minor != want[1] {
+			t.Errorf("%s: %d.%d %v", release, major, minor, ok)
+		}
+	}
+	if _, _, ok := parseRelease("unknown"); ok {
+		t.Error("nonsense was taken for a release")
+	}
+}
+
+func BenchmarkDecodeTransition(b *testing.B) {
+	raw := bytesOf(&bpfTransition{OldState: 1, NewState: 8, Protocol: 6})
+	var tr event.Transition
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := decodeTransition(raw, &tr); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

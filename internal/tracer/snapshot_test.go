@@ -1,0 +1,132 @@
+package tracer
+
+import (
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv/facts"
+)
+
+func portOf(l net.Listener) uint16 { return uint16(l.Addr().(*net.TCPAddr).Port) }
+
+// A leak that is older than the tracer: same sockets, and ages that are true lower
+// bounds, by a single look and by a live tracer that starts late.
+func TestBaselineAges(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, cause := range []string{"unaccepted", "unread_data", "unread_eof", "eof_ignored", "out_eof", "zombie_fd"} {
+		t.Run(cause, func(t *testing.T) {
+			ns := testenv.NewNetns(t)
+			leak := testenv.StartLeaker(t, testenv.Options{Cause: cause, N: n, Netns: ns.Path})
+			for name, cfg := range map[string]Config{"once": {}, "live": {Live: true}} {
+				t.Run(name, func(t *testing.T) {
+					tr := openIn(t, ns, cfg)
+					snap, err := tr.Snapshot(t.Context(), SnapshotOptions{
+						States: event.SetOf(event.CloseWait, event.Close), Holders: true,
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+					checkAges(t, snap, leak)
+				})
+			}
+		})
+	}
+}
+
+func checkAges(t *testing.T, snap *event.Snapshot, leak *testenv.Leaker) {
+	t.Helper()
+	if len(snap.Sockets) != n {
+		t.Errorf("%d sockets, want %d", len(snap.Sockets), n)
+	}
+	for i := range snap.Sockets {
+		s := &snap.Sockets[i]
+		truth := truthOf(leak, s)
+		if truth == nil {
+			t.Errorf("socket %v is none of the leak's", s.Flow)
+			continue
+		}
+		// It entered between Before and After; the age at s.At follows.
+		least, most := s.At.Sub(event.KTime(truth.After)), s.At.Sub(event.KTime(truth.Before))
+		if s.Bound != event.AtLeast || !s.Baseline || s.Dwell() > most || s.Dwell() < least-time.Second {
+			t.Errorf("age %v (%v), truth is between %v and %v", s.Dwell(), s.Bound, least, most)
+		}
+		if s.DwellMax() != 0 && s.DwellMax() < least {
+			t.Errorf("upper bound %v is below the truth %v", s.DwellMax(), least)
+		}
+	}
+}
+
+func truthOf(leak *testenv.Leaker, s *event.Socket) *facts.Socket {
+	for i := range leak.Entered {
+		e := &leak.Entered[i]
+		if e.Lport == s.Flow.Local.Port() && e.Rport == s.Flow.Remote.Port() {
+			return e
+		}
+	}
+	return nil
+}
+
+func TestDirectionOfTheBaseline(t *testing.T) {
+	testenv.RequireRoot(t)
+	for cause, want := range map[string]event.Direction{"unread_data": event.In, "out_eof": event.Out} {
+		ns := testenv.NewNetns(t)
+		testenv.StartLeaker(t, testenv.Options{Cause: cause, N: n, Netns: ns.Path})
+		snap, err := openIn(t, ns, Config{}).Snapshot(t.Context(), SnapshotOptions{States: event.SetOf(event.CloseWait)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := count(snap.Sockets, func(s *event.Socket) bool { return s.Direction == want }); got != n {
+			t.Errorf("%s: %d of %d sockets have direction %v", cause, got, n, want)
+		}
+	}
+}
+
+// Both ways of reading give the same waits, and ss agrees.
+func TestSnapshotEqualsKernel(t *testing.T) {
+	testenv.RequireRoot(t)
+	ns := testenv.NewNetns(t)
+	testenv.StartLeaker(t, testenv.Options{Cause: "unread_data", N: n, Netns: ns.Path})
+	live := openIn(t, ns, Config{Live: true})
+	testenv.StartLeaker(t, testenv.Options{Cause: "unaccepted", N: n, Netns: ns.Path})
+	once := openIn(t, ns, Config{})
+	var sets [2][]event.Cookie
+	for i, tr := range []*Tracer{live, once} {
+		snap, err := tr.Snapshot(t.Context(), SnapshotOptions{States: event.SetOf(event.CloseWait)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sets[i] = cookies(snap.Sockets)
+	}
+	if len(sets[0]) != 2*n || !slices.Equal(sets[0], sets[1]) {
+		t.Errorf("by records: %v\nby tables: %v", sets[0], sets[1])
+	}
+	if rows := testenv.TCPTable(t, ns.Path); count(rows, func(r *testenv.TCPRow) bool { return r.State == event.CloseWait }) != 2*n {
+		t.Errorf("the kernel's own table has other waits: %v", rows)
+	}
+}
+
+func TestHoldersAndListeners(t *testing.T) {
+	testenv.RequireRoot(t)
+	ns := testenv.NewNetns(t)
+	leak := testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", N: n, Netns: ns.Path})
+	snap, err := openIn(t, ns, Config{}).Snapshot(t.Context(), SnapshotOptions{States: event.SetOf(event.CloseWait), Holders: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := map[event.Cookie]int{}
+	for _, h := range snap.Holders {
+		if h.State == event.CloseWait && h.Flow.Netns == netnsInode(t, ns) {
+			held[h.Cookie]++
+			if h.Pid != uint32(leak.Pid) || h.Start == 0 || h.Inode == 0 {
+				t.Errorf("holder %+v, want pid %d", h, leak.Pid)
+			}
+		}
+	}
+	if len(held) != n {
+		t.Errorf("%d sockets are held, want %d", len(held), n)
+	}
+}
