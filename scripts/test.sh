@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Runs every test this machine allows. Arguments go to go test.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The syscall-exit hooks are looked up there; everything else does without.
+if [ "$(id -u)" = 0 ] && [ ! -d /sys/kernel/tracing/events ]; then
+	mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null ||
+		echo "tracefs cannot be mounted: tests that need it will say so"
+fi
+if [ "$(id -u)" != 0 ]; then
+	echo "not root: tests against the kernel are skipped; run 'sudo make test' for all of them"
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+status=0
+# -count=1: the kernel is an input that the test cache does not know.
+go test -count=1 -timeout 20m -v "$@" ./... >"$log" 2>&1 || status=$?
+
+grep -E '^(ok|FAIL|---? FAIL|panic:)|\[no test files\]' "$log" | grep -v 'no test files' || true
+if [ "$status" != 0 ]; then
+	echo "--- output of what failed"
+	awk '/^=== RUN/{buf=""} {buf=buf $0 "\n"} /^ *--- FAIL/{printf "%s", buf; buf=""}' "$log" | tail -n 300
+	grep -nE 'cannot|undefined|build failed|setup failed' "$log" | head -n 20 || true
+fi
+skipped=$(grep -cE '^ *--- SKIP' "$log" || true)
+if [ "$skipped" != 0 ]; then
+	echo "--- skipped, with the reason"
+	grep -A1 -E '^ *--- SKIP' "$log" | grep -v '^--$' || true
+fi
+echo "$(grep -cE '^ *--- PASS' "$log" || true) passed, $(grep -cE '^ *--- FAIL' "$log" || true) failed, $skipped skipped"
+exit "$status"
