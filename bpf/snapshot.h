@@ -8,20 +8,18 @@
 #define SNAPSHOT_H
 
 /*
- * A kernel time stamp in ticks (32 bit) as ktime. Both clocks are cut to whole
- * ticks, so the truth lies within one tick of the result on either side: add 1
- * for the latest moment it can name, subtract 1 for the earliest.
+ * Ticks come late on a busy or emulated machine, so a time stamp in ticks can name a
+ * moment well before the truth or after it. Bounds leave room for that.
  */
-static __always_inline __u64 ktime_of_ticks(__u64 now, __u32 stamp, __s32 slack)
-{
-	__s64 ticks = (__u32)bpf_jiffies64() - stamp;
-	__u64 age;
+#define TICKS_LATE 100000000ULL /* ns */
 
-	ticks -= slack;
-	if (ticks <= 0)
-		return now;
-	age = (__u64)ticks * (1000000000ULL / hz);
-	return age < now ? now - age : 1;
+/* A kernel time stamp in ticks (32 bit) as ktime, good to a tick at best. */
+static __always_inline __u64 ktime_of_ticks(__u64 now, __u32 stamp)
+{
+	__u64 age =
+	    (__u64)((__u32)bpf_jiffies64() - stamp) * (1000000000ULL / hz);
+
+	return age + TICKS_LATE < now ? now - age : TICKS_LATE + 1;
 }
 
 /*
@@ -39,9 +37,11 @@ static __always_inline void baseline_dwell(struct record *rec,
 	if (!tp || rec->state != TCP_CLOSE_WAIT)
 		return;
 	last_data = tp->inet_conn.icsk_ack.lrcvtime;
-	rec->since = ktime_of_ticks(now, tp->rcv_tstamp, 1);
+	rec->since = ktime_of_ticks(now, tp->rcv_tstamp) + TICKS_LATE;
+	if (rec->since > now)
+		rec->since = now;
 	if (last_data)
-		rec->earliest = ktime_of_ticks(now, last_data, -1);
+		rec->earliest = ktime_of_ticks(now, last_data) - TICKS_LATE;
 }
 
 static __always_inline void baseline(struct record *rec, struct sock *sk,
@@ -126,8 +126,8 @@ static __always_inline void row_traffic(struct socket_row *row,
 	/* The peer's first sequence number after its FIN is our rcv_nxt. */
 	if (tp->snd_wl1 == tp->rcv_nxt)
 		row->flags |= SOCKET_ACKED_AFTER_FIN;
-	row->last_send = ktime_of_ticks(row->at, tp->lsndtime, 0);
-	row->last_ack = ktime_of_ticks(row->at, tp->rcv_tstamp, 1);
+	row->last_send = ktime_of_ticks(row->at, tp->lsndtime);
+	row->last_ack = ktime_of_ticks(row->at, tp->rcv_tstamp);
 	row->acked_beyond = tp->bytes_acked + (tp->snd_nxt - tp->snd_una) -
 			    (tp->bytes_sent - tp->bytes_retrans);
 }

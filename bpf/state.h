@@ -148,6 +148,27 @@ static __always_inline void enter(struct record *rec, __u64 now, int new)
 	rec->bound = BOUND_EXACT;
 }
 
+/*
+ * Until 6.17 a child of a listener is told to be in SYN_RECV before it has its
+ * peer's address and its own cookie. That transition is sent with the next one.
+ */
+static __always_inline bool is_unborn(struct sock *sk, int old, int new)
+{
+	return old == TCP_LISTEN && new == TCP_SYN_RECV &&
+	       !sk->__sk_common.skc_dport;
+}
+
+static __always_inline void send_birth(struct record *rec, struct sock *sk)
+{
+	struct transition t = {.old_state = TCP_LISTEN,
+			       .new_state = TCP_SYN_RECV};
+
+	rec->flags &= ~RECORD_UNBORN;
+	t.at = rec->since;
+	fill_transition(&t, rec, sk);
+	send(&t);
+}
+
 static __always_inline int on_state(struct sock *sk, int old, int new)
 {
 	struct transition t = {.old_state = old, .new_state = new};
@@ -161,8 +182,14 @@ static __always_inline int on_state(struct sock *sk, int old, int new)
 	rec = new == TCP_CLOSE ? record_get(sk) : record_create(sk);
 	if (rec) {
 		advance(rec, sk, old, new);
+		if (rec->flags & RECORD_UNBORN)
+			send_birth(rec, sk);
 		fill_transition(&t, rec, sk);
 		enter(rec, t.at, new);
+		if (is_unborn(sk, old, new)) {
+			rec->flags |= RECORD_UNBORN;
+			return 0;
+		}
 	} else {
 		fill_without_record(&t, sk);
 	}

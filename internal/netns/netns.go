@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrGone: the namespace ended, or the process that led to it did. It matches
+// ErrGone says that the namespace ended, or the process that led to it did. It matches
 // fs.ErrNotExist.
 var ErrGone = fmt.Errorf("network namespace is gone: %w", fs.ErrNotExist)
 
@@ -182,7 +182,7 @@ func inodeOf(f *os.File) (uint32, error) {
 	if err := unix.Fstatfs(int(f.Fd()), &sfs); err != nil {
 		return 0, fmt.Errorf("statfs: %w", err)
 	}
-	if int64(sfs.Type) != unix.NSFS_MAGIC {
+	if sfs.Type != unix.NSFS_MAGIC {
 		return 0, fmt.Errorf("not a namespace file, its bind mount is gone: %w", ErrGone)
 	}
 	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)

@@ -79,32 +79,32 @@ type Leaker struct {
 
 // StartLeaker starts a leak and returns when the kernel agrees that the sockets are
 // there. It ends with the test, or by Stop.
-func StartLeaker(t testing.TB, o Options) *Leaker {
-	t.Helper()
+func StartLeaker(tb testing.TB, o Options) *Leaker {
+	tb.Helper()
 	if o.Netns != "" {
-		RequireRoot(t)
+		RequireRoot(tb)
 	}
 	program, err := leakerProgram()
 	if err != nil {
-		t.Fatalf("build leaker: %v", err)
+		tb.Fatalf("build leaker: %v", err)
 	}
 	l, first, err := startLeaker(program, o)
 	if err != nil {
-		t.Fatalf("start leaker: %v", err)
+		tb.Fatalf("start leaker: %v", err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := l.Stop(); err != nil {
-			t.Errorf("leaker %s: %v", o.Cause, err)
+			tb.Errorf("leaker %s: %v", o.Cause, err)
 		}
 	})
 	select {
 	case ready, ok := <-first:
 		if !ok {
-			t.Fatalf("leaker %s: not ready: %v", o.Cause, l.Stop())
+			tb.Fatalf("leaker %s: not ready: %v", o.Cause, l.Stop())
 		}
 		l.Ready = ready
 	case <-time.After(leakerPatience):
-		t.Fatalf("leaker %s: not ready within %v", o.Cause, leakerPatience)
+		tb.Fatalf("leaker %s: not ready within %v", o.Cause, leakerPatience)
 	}
 	return l
 }

@@ -65,6 +65,7 @@ func TestLeakerMakesTheFacts(t *testing.T) {
 }
 
 func requireAddr(t *testing.T, addr string) {
+	t.Helper()
 	if addr != "::1" {
 		return
 	}

@@ -29,25 +29,25 @@ func (n *Netns) Do(fn func() error) error { return netns.Do(n.Path, fn) }
 
 // NewNetns makes a network namespace that ends with the test. It needs root but no
 // iproute2.
-func NewNetns(t testing.TB) *Netns {
-	t.Helper()
-	RequireRoot(t)
+func NewNetns(tb testing.TB) *Netns {
+	tb.Helper()
+	RequireRoot(tb)
 	name := "tcpwaitd-test-" + strings.ToLower(rand.Text()[:8])
 	n := &Netns{Name: name, Path: filepath.Join(netnsDir, name)}
 	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
-		t.Fatalf("make namespace: %v", err)
+		tb.Fatalf("make namespace: %v", err)
 	}
 	f, err := os.OpenFile(n.Path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
 	if err != nil {
-		t.Fatalf("make namespace: %v", err)
+		tb.Fatalf("make namespace: %v", err)
 	}
 	_ = f.Close()
-	t.Cleanup(func() { n.remove(t) })
+	tb.Cleanup(func() { n.remove(tb) })
 
 	made := make(chan error, 1)
 	go func() { made <- n.make() }()
 	if err := <-made; err != nil {
-		t.Fatalf("make namespace %s: %v", name, err)
+		tb.Fatalf("make namespace %s: %v", name, err)
 	}
 	return n
 }
@@ -79,13 +79,14 @@ func (n *Netns) make() (err error) {
 	return nil
 }
 
-func (n *Netns) remove(t testing.TB) {
+func (n *Netns) remove(tb testing.TB) {
+	tb.Helper()
 	// EINVAL: nothing is mounted there, because making it failed.
 	if err := unix.Unmount(n.Path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-		t.Errorf("unmount %s: %v", n.Path, err)
+		tb.Errorf("unmount %s: %v", n.Path, err)
 	}
 	if err := os.Remove(n.Path); err != nil {
-		t.Errorf("remove namespace: %v", err)
+		tb.Errorf("remove namespace: %v", err)
 	}
 }
 

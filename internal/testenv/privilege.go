@@ -15,13 +15,13 @@ const requireEnv = "TCPWAITD_REQUIRE"
 
 // Skip ends the test for lack of a feature, and says so. Under TCPWAITD_REQUIRE=1 it
 // fails instead, unless allowedSkips lists the feature.
-func Skip(t testing.TB, feature, reason string) {
-	t.Helper()
+func Skip(tb testing.TB, feature, reason string) {
+	tb.Helper()
 	message, fail := skipMessage(os.Getenv(requireEnv) == "1", feature, reason)
 	if fail {
-		t.Fatal(message)
+		tb.Fatal(message)
 	}
-	t.Skip(message)
+	tb.Skip(message)
 }
 
 func skipMessage(require bool, feature, reason string) (message string, fail bool) {
@@ -38,27 +38,27 @@ func skipMessage(require bool, feature, reason string) (message string, fail boo
 }
 
 // RequireRoot skips the test unless it runs as root.
-func RequireRoot(t testing.TB) {
-	t.Helper()
+func RequireRoot(tb testing.TB) {
+	tb.Helper()
 	if os.Geteuid() != 0 {
-		Skip(t, "root", fmt.Sprintf("running as uid %d; try: sudo make test-priv", os.Geteuid()))
+		Skip(tb, "root", fmt.Sprintf("running as uid %d, run the tests as root", os.Geteuid()))
 	}
 }
 
 // RequireBPF skips the test if err says that this kernel lacks the feature or that we may
 // not use it. Any other error, a program the verifier rejects (EACCES, EINVAL) above all,
 // fails it: that is our bug.
-func RequireBPF(t testing.TB, feature string, err error) {
-	t.Helper()
+func RequireBPF(tb testing.TB, feature string, err error) {
+	tb.Helper()
 	switch missing(err) {
 	case "":
 		if err != nil {
-			t.Fatalf("%s: %v", feature, err)
+			tb.Fatalf("%s: %v", feature, err)
 		}
 	case "permission":
-		Skip(t, feature, fmt.Sprintf("%v; needs root or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN", err))
+		Skip(tb, feature, fmt.Sprintf("%v; needs root or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN", err))
 	default:
-		Skip(t, feature, fmt.Sprintf("%v; this kernel does not have it, see tcpwaitd doctor", err))
+		Skip(tb, feature, fmt.Sprintf("%v; this kernel does not have it, see tcpwaitd doctor", err))
 	}
 }
 

@@ -25,8 +25,8 @@ type TCPRow struct {
 // TCPTable returns the kernel's table of a network namespace ("" our own), sockets in
 // accept queues included. It needs no tool, so it works in VM guests as well. The kernel
 // gives the table in pieces: where others make sockets meanwhile one can be missing.
-func TCPTable(t testing.TB, netnsPath string) []TCPRow {
-	t.Helper()
+func TCPTable(tb testing.TB, netnsPath string) []TCPRow {
+	tb.Helper()
 	var rows []TCPRow
 	seen := map[string]bool{} // and one can come twice
 	read := func() error {
@@ -65,7 +65,7 @@ func TCPTable(t testing.TB, netnsPath string) []TCPRow {
 		err = netns.Do(netnsPath, read)
 	}
 	if err != nil {
-		t.Fatalf("read socket table: %v", err)
+		tb.Fatalf("read socket table: %v", err)
 	}
 	return rows
 }

@@ -29,10 +29,10 @@ type SSUser struct {
 
 // SS returns the TCP sockets in CLOSE_WAIT of a network namespace, "" for our own. It
 // skips the test where ss is not installed.
-func SS(t testing.TB, netnsPath string) []SSRow {
-	t.Helper()
+func SS(tb testing.TB, netnsPath string) []SSRow {
+	tb.Helper()
 	if _, err := exec.LookPath("ss"); err != nil {
-		Skip(t, "ss", err.Error())
+		Skip(tb, "ss", err.Error())
 	}
 	var out []byte
 	run := func() (err error) {
@@ -46,13 +46,13 @@ func SS(t testing.TB, netnsPath string) []SSRow {
 		err = netns.Do(netnsPath, run)
 	}
 	if err != nil {
-		t.Fatalf("run ss: %v", err)
+		tb.Fatalf("run ss: %v", err)
 	}
 	var rows []SSRow
 	for line := range strings.Lines(string(out)) {
 		row, err := parseSS(line)
 		if err != nil {
-			t.Fatalf("parse ss line %q: %v", line, err)
+			tb.Fatalf("parse ss line %q: %v", line, err)
 		}
 		rows = append(rows, row)
 	}

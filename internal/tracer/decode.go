@@ -167,9 +167,12 @@ func undated(s *event.Socket, c *bpfSocketRow) bool {
 		c.Flags&socketFinReceived != 0 && c.AckedBeyond == 1
 }
 
+// ticksLate is TICKS_LATE of bpf/snapshot.h.
+const ticksLate = 100 * time.Millisecond
+
 func closedAtLastAck(s *event.Socket) {
 	if s.LastAck != 0 {
-		s.Since, s.Bound = s.LastAck, event.AtLeast
+		s.Since, s.Bound = min(s.At, s.LastAck.Add(ticksLate)), event.AtLeast
 	}
 }
 

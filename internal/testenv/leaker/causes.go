@@ -71,7 +71,7 @@ type leak struct {
 	// inFlight keeps the unix sockets that descriptors are stuck in.
 	inFlight [2]int
 	// background starts after the ready line, nil for nothing.
-	background func(print func(facts.Line) error) error
+	background func(tell func(facts.Line) error) error
 	ready      facts.Ready
 }
 
@@ -361,7 +361,7 @@ func grow(l *leak) error {
 	if err := l.listenAll(); err != nil {
 		return err
 	}
-	l.background = func(print func(facts.Line) error) error {
+	l.background = func(tell func(facts.Line) error) error {
 		full := false
 		for range l.n {
 			socket, err := l.growByOne(full)
@@ -371,7 +371,7 @@ func grow(l *leak) error {
 				_, err = l.peer.do(request{Op: "close"})
 			}
 			if err == nil && (!full || line.Event == facts.EventFull) {
-				err = print(line)
+				err = tell(line)
 			}
 			if err != nil {
 				return err
@@ -404,7 +404,7 @@ func (l *leak) growByOne(full bool) (*facts.Socket, error) {
 // closeEach is the background of a timed wait: each socket is closed some time after
 // its peer ended it.
 func closeEach(l *leak) func(func(facts.Line) error) error {
-	return func(print func(facts.Line) error) error {
+	return func(tell func(facts.Line) error) error {
 		for i := range l.ready.Entered {
 			s := l.ready.Entered[i]
 			time.Sleep(time.Duration(s.After + int64(l.closeAfter) - monotonic()))
@@ -413,7 +413,7 @@ func closeEach(l *leak) func(func(facts.Line) error) error {
 				return fmt.Errorf("close: %w", err)
 			}
 			line.CloseAfter = monotonic()
-			if err := print(line); err != nil {
+			if err := tell(line); err != nil {
 				return err
 			}
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -52,7 +53,7 @@ func poll(what string, ready func() (bool, error)) error {
 func retry[T any](call func() (T, error)) (T, error) {
 	for {
 		v, err := call()
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			return v, err
 		}
 	}
@@ -123,7 +124,7 @@ func (e *endpoint) connect(ap netip.AddrPort, n int) error {
 		e.socks = append(e.socks, fd)
 		// An interrupted connect() goes on in the kernel; asking again waits for it.
 		_, err = retry(func() (int, error) { return 0, unix.Connect(fd, sockaddr(ap)) })
-		if err != nil && err != unix.EISCONN {
+		if err != nil && !errors.Is(err, unix.EISCONN) {
 			return fmt.Errorf("connect to %v: %w", ap, err)
 		}
 	}
@@ -219,7 +220,7 @@ func (e *endpoint) drain() {
 		fds[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 	}
 	for {
-		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			return
 		}
 		for i := range fds {

@@ -161,7 +161,7 @@ func (e *endpoint) receive(over, n int) error {
 	buf, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4*maxPassed))
 	for len(e.socks) < n {
 		_, oobn, _, _, err := unix.Recvmsg(over, buf, oob, unix.MSG_CMSG_CLOEXEC)
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {

@@ -147,8 +147,10 @@ func moveTo(path string, args []string) error {
 // hold makes the leak, reports it and keeps it.
 func hold(c config, in io.Reader, out io.Writer) (err error) {
 	l := &leak{config: c, own: &endpoint{mptcp: c.mptcp}}
-	l.ready = facts.Ready{Cause: c.cause.name, Expect: c.cause.expect, Pid: os.Getpid(),
-		Leader: os.Getpid(), N: c.n, Mptcp: c.bothMPTCP()}
+	l.ready = facts.Ready{
+		Cause: c.cause.name, Expect: c.cause.expect, Pid: os.Getpid(),
+		Leader: os.Getpid(), N: c.n, Mptcp: c.bothMPTCP(),
+	}
 	if l.ready.Netns, err = ownNetns(); err != nil {
 		return err
 	}
@@ -178,12 +180,12 @@ func hold(c config, in io.Reader, out io.Writer) (err error) {
 func (l *leak) report(in io.Reader, out io.Writer) error {
 	var mu sync.Mutex
 	enc := json.NewEncoder(out)
-	print := func(line facts.Line) error {
+	tell := func(line facts.Line) error {
 		mu.Lock()
 		defer mu.Unlock()
 		return enc.Encode(line)
 	}
-	if err := print(facts.Line{Event: facts.EventReady, Ready: &l.ready}); err != nil {
+	if err := tell(facts.Line{Event: facts.EventReady, Ready: &l.ready}); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
 	ended := make(chan error, 2)
@@ -193,7 +195,7 @@ func (l *leak) report(in io.Reader, out io.Writer) error {
 	}()
 	if l.background != nil {
 		go func() {
-			if err := l.background(print); err != nil {
+			if err := l.background(tell); err != nil {
 				ended <- err
 			}
 		}()
