@@ -1,0 +1,231 @@
+package owner
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+)
+
+// Index finds the descriptors of a socket. It shares memory with the holders it was made
+// of, which must not change any more. Not for use from several goroutines.
+type Index struct {
+	holders []event.Holder
+	// slots is a hash table with open addressing: 1 + the position of a cookie's first
+	// holder, 0 free. A Go map would take four times the memory and time.
+	slots []uint32
+	shift uint8
+
+	listeners map[port][]event.Holder
+	// waiting remembers the answers of Listeners: a full accept queue asks the same
+	// question thousands of times.
+	waiting map[queue][]event.Holder
+}
+
+type port struct {
+	netns  uint32
+	number uint16
+}
+
+type queue struct {
+	netns uint32
+	local netip.AddrPort
+	proto event.Protocol
+}
+
+// NewIndex indexes holders, normally sorted as a snapshot has them; otherwise it sorts
+// a copy.
+func NewIndex(holders []event.Holder) *Index {
+	if !sorted(holders) {
+		holders = slices.Clone(holders)
+		slices.SortFunc(holders, compareHolders)
+	}
+	x := &Index{
+		holders:   holders,
+		listeners: map[port][]event.Holder{},
+		waiting:   map[queue][]event.Holder{},
+	}
+	x.build()
+	return x
+}
+
+// sorted looks at cookies only, by reference: Holder is large.
+func sorted(holders []event.Holder) bool {
+	for i := 1; i < len(holders); i++ {
+		if holders[i].Cookie < holders[i-1].Cookie {
+			return false
+		}
+	}
+	return true
+}
+
+func compareHolders(a, b event.Holder) int {
+	if a.Cookie != b.Cookie {
+		return cmp.Compare(a.Cookie, b.Cookie)
+	}
+	return cmp.Or(cmp.Compare(a.Pid, b.Pid), cmp.Compare(a.FD, b.FD))
+}
+
+func (x *Index) build() {
+	size, shift := 16, uint8(64-4)
+	for size < 2*len(x.holders) {
+		size, shift = 2*size, shift-1
+	}
+	x.slots, x.shift = make([]uint32, size), shift
+	var last event.Cookie
+	for i := range x.holders {
+		h := &x.holders[i]
+		if h.State == event.Listen {
+			key := port{h.Flow.Netns, h.Flow.Local.Port()}
+			x.listeners[key] = append(x.listeners[key], *h)
+		}
+		if h.Cookie == last { // also skips cookie 0, unknown
+			continue
+		}
+		last = h.Cookie
+		at := x.slot(last)
+		for x.slots[at] != 0 {
+			at = (at + 1) & (uint64(size) - 1)
+		}
+		x.slots[at] = uint32(i) + 1
+	}
+}
+
+// slot spreads cookies, which are nearly consecutive, by Fibonacci hashing.
+func (x *Index) slot(c event.Cookie) uint64 { return uint64(c) * 0x9E3779B97F4A7C15 >> x.shift }
+
+// ByCookie returns the descriptors of a socket, by pid and number; nil if there are none.
+func (x *Index) ByCookie(c event.Cookie) []event.Holder {
+	if c == 0 {
+		return nil
+	}
+	mask := uint64(len(x.slots)) - 1
+	for at := x.slot(c); x.slots[at] != 0; at = (at + 1) & mask {
+		first := int(x.slots[at] - 1)
+		if x.holders[first].Cookie != c {
+			continue
+		}
+		end := first + 1
+		for end < len(x.holders) && x.holders[end].Cookie == c {
+			end++
+		}
+		return x.holders[first:end:end]
+	}
+	return nil
+}
+
+// Listeners returns the descriptors of the listening socket in whose accept queue a
+// connection with this flow waits. More than one socket is returned where
+// SO_REUSEPORT leaves it open which one it is.
+func (x *Index) Listeners(f event.Flow) []event.Holder {
+	key := queue{f.Netns, netip.AddrPortFrom(f.Local.Addr().Unmap(), f.Local.Port()), f.Protocol}
+	found, ok := x.waiting[key]
+	if !ok {
+		found = pick(x.listeners[port{f.Netns, f.Local.Port()}], key)
+		x.waiting[key] = found
+	}
+	return found
+}
+
+// pick first leaves out the listeners with an empty queue, as long as others remain:
+// one may have been opened on a better address after the connection came. Then it
+// keeps the best address.
+func pick(candidates []event.Holder, q queue) []event.Holder {
+	best, queued := 0, false
+	var found []event.Holder
+	for _, h := range candidates {
+		rank := match(h.Flow, q)
+		if rank == 0 {
+			continue
+		}
+		// The queue of an MPTCP listener belongs to its subflow and may read as 0.
+		waits := h.QueueLen > 0 || h.Flow.Protocol == event.MPTCP
+		switch {
+		case waits && !queued, waits == queued && rank > best:
+			best, queued, found = rank, waits, append(found[:0], h)
+		case waits == queued && rank == best:
+			found = append(found, h)
+		}
+	}
+	return slices.Clip(found)
+}
+
+// match ranks a listener for a connection as the kernel's inet_lookup_listener does:
+// 0 none, 1 an IPv6 wildcard for IPv4, 2 the wildcard, 3 the very address. Whether
+// :: is for IPv6 only is not known here; if it were, nothing could wait in it.
+func match(listener event.Flow, q queue) int {
+	// A TCP connection may wait at an MPTCP listener, its client not speaking MPTCP;
+	// never the other way.
+	if q.proto == event.MPTCP && listener.Protocol != event.MPTCP {
+		return 0
+	}
+	addr := listener.Local.Addr().Unmap()
+	switch {
+	case !addr.IsValid():
+		return 0
+	case addr.WithZone("") == q.local.Addr().WithZone(""):
+		return 3
+	case !addr.IsUnspecified():
+		return 0
+	case addr.Is4() == q.local.Addr().Is4():
+		return 2
+	case addr.Is6():
+		return 1
+	default:
+		return 0
+	}
+}
+
+// Case joins one socket with its descriptors, or with those of the listener that should
+// accept it. known: the descriptors were looked for, so none means there are none.
+// An MPTCP subflow has the descriptors of the connection it belongs to.
+func (x *Index) Case(s *event.Socket, known bool) diagnosis.Case {
+	c := diagnosis.Case{Socket: *s, HoldersKnown: known}
+	x.join(&c)
+	return c
+}
+
+func (x *Index) join(c *diagnosis.Case) {
+	c.Holders = x.ByCookie(c.Cookie)
+	if c.Holders == nil && c.Subflow {
+		if c.Parent == 0 {
+			return // it cannot be told whether its connection was accepted
+		}
+		c.Holders = x.ByCookie(c.Parent)
+	}
+	if c.Holders == nil && inAcceptQueue(&c.Socket) {
+		c.Listeners = x.Listeners(c.Flow)
+	}
+}
+
+// inAcceptQueue: a socket without inode has not been accepted, or its last descriptor is
+// closed. The second kind is never in these states: close() has left them. CLOSE is a
+// connection reset while it waited.
+func inAcceptQueue(s *event.Socket) bool {
+	if s.Inode != 0 || s.Direction == event.Out {
+		return false
+	}
+	switch s.State {
+	case event.Established, event.CloseWait, event.SynRecv:
+		return true
+	case event.Close:
+		return s.WasConnected
+	default:
+		return false
+	}
+}
+
+// Cases joins every socket of a snapshot, in its order. The cases share the snapshot's
+// holders.
+func Cases(snap *event.Snapshot) []diagnosis.Case {
+	x := NewIndex(snap.Holders)
+	cases := make([]diagnosis.Case, len(snap.Sockets))
+	for i := range snap.Sockets {
+		c := &cases[i]
+		c.Socket, c.HoldersKnown = snap.Sockets[i], snap.HoldersKnown
+		x.join(c)
+	}
+	return cases
+}
