@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
+	"github.com/tcpwaitd/tcpwaitd/internal/filter"
+	"github.com/tcpwaitd/tcpwaitd/internal/pipeline"
+	"github.com/tcpwaitd/tcpwaitd/internal/record"
+	"github.com/tcpwaitd/tcpwaitd/internal/report"
+)
+
+func diagnoseCommand(a *app) *cobra.Command {
+	var (
+		ff             filterFlags
+		watch, stuckAt time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "diagnose [PID...]",
+		Short: "Name the processes that do not close their sockets, why, and what to do",
+		Long: `Watch for a while, then name the processes that do not close their sockets: since
+when, how fast it grows, why, where in the code, and what to do.
+
+A process is leaking when waits are stuck and keep coming, suspicious when they are
+stuck but do not grow. Ctrl-C judges what was seen so far.
+
+Exit codes: 0 clean, 3 leaking, 4 suspicious only, 5 cannot run here.`,
+		Example: `  tcpwaitd diagnose
+  tcpwaitd diagnose --for 1m --threshold 5m 1234
+  tcpwaitd diagnose --for 0 -o json | jq '.processes[] | {pid, comm, verdict, stuck}'`,
+		RunE: func(_ *cobra.Command, pids []string) error {
+			ff.Pids = append(ff.Pids, pids...)
+			return a.diagnose(&ff, watch, stuckAt)
+		},
+	}
+	ff.bind(cmd, "all")
+	a.hookFlags(cmd)
+	thresholdFlag(cmd, &stuckAt)
+	cmd.Flags().DurationVar(&watch, "for", 10*time.Second, "how long to watch; 0 judges the present")
+	return cmd
+}
+
+func (a *app) diagnose(ff *filterFlags, watch, threshold time.Duration) error {
+	for flag, d := range map[string]time.Duration{"for": watch, "threshold": threshold} {
+		if err := notNegative(flag, d); err != nil {
+			return err
+		}
+	}
+	o, err := a.report(threshold)
+	if err != nil {
+		return err
+	}
+	f, err := ff.parse(a, filter.Sockets)
+	if err != nil {
+		return err
+	}
+	out, err := report.NewDiagnosis(o)
+	if err != nil {
+		return err
+	}
+	return a.withBackend(func(ctx context.Context, b backend) error {
+		q := pipeline.DiagnoseQuery{Query: query(f, threshold, true), For: watch}
+		if a.isTerminal() || a.verbose {
+			q.First = a.preview(watch)
+		}
+		d, err := b.Diagnose(ctx, q)
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			fmt.Fprintf(a.stderr, "interrupted: watched for %v of %v\n", d.Observed.Round(time.Millisecond), watch)
+		}
+		if err := out.Write(a.stdout, diagnosisRecord(d)); err != nil {
+			return err
+		}
+		return verdictCode(d.Verdict)
+	})
+}
+
+// preview tells whoever waits what the present looks like.
+func (a *app) preview(watch time.Duration) func(*pipeline.Diagnosed) {
+	return func(d *pipeline.Diagnosed) {
+		fmt.Fprintf(a.stderr, "at present: %v, %d sockets in CLOSE_WAIT; watching for %v (Ctrl-C judges at once)\n",
+			d.Verdict, d.Sockets, watch)
+	}
+}
+
+func diagnosisRecord(d *pipeline.Diagnosed) *record.Diagnosis {
+	r := record.FromDiagnosis(&d.Diagnosis, &d.Facts)
+	r.UnreadNetns = record.UnreadOf(d.UnreadNetns)
+	if d.SocketsTotal > 0 {
+		r.SocketsTotal = &d.SocketsTotal
+	}
+	return &r
+}
+
+// verdictCode ends the program with the code of a verdict.
+func verdictCode(v diagnosis.Verdict) error {
+	switch v {
+	case diagnosis.Leaking:
+		return findings(exitLeaking)
+	case diagnosis.Suspicious:
+		return findings(exitSuspicious)
+	default:
+		return nil
+	}
+}

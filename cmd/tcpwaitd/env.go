@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/pipeline"
+	"github.com/tcpwaitd/tcpwaitd/internal/record"
+)
+
+// backend answers the commands. The real one is the pipeline; tests give their own.
+type backend interface {
+	// List is one snapshot, joined with holders and owners and explained.
+	List(ctx context.Context, q pipeline.Query) (*pipeline.Listing, error)
+	// Tail blocks until ctx ends, which is no error, or s returns one.
+	Tail(ctx context.Context, q pipeline.Query, s pipeline.Stream) error
+	// Diagnose watches for q.For and judges. A context that ends early is no error.
+	Diagnose(ctx context.Context, q pipeline.DiagnoseQuery) (*pipeline.Diagnosed, error)
+	States(ctx context.Context, q pipeline.StatesQuery) (*pipeline.StateCounts, error)
+	// Doctor works without privileges: what it may not see is a failed check.
+	Doctor(ctx context.Context) (*record.Doctor, error)
+	// Close detaches everything. It is called once.
+	Close() error
+}
+
+// env is everything the commands take from outside, so that tests can replace it.
+type env struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	// getenv overrides os.Getenv.
+	getenv func(string) string
+	now    func() time.Time
+	// location is the zone of times in tables; records are always UTC.
+	location *time.Location
+	// isTerminal says whether stdout is one.
+	isTerminal func() bool
+	// netnsInode overrides stat() of namespace files; nil is the real thing.
+	netnsInode func(path string) (uint32, error)
+	// signals returns a context that ends with the first SIGINT or SIGTERM. The second
+	// one kills.
+	signals func() (context.Context, context.CancelFunc)
+	// open makes the backend. It attaches nothing yet and needs no privilege; the
+	// backend's methods return *pipeline.CannotRunError where it cannot work.
+	open func(ctx context.Context, c backendConfig) (backend, error)
+}
+
+// backendConfig is what all commands tell the backend.
+type backendConfig struct {
+	// Verbose asks for messages about what is done, on Messages.
+	Verbose  bool
+	Messages io.Writer
+	// Now reads the wall clock.
+	Now func() time.Time
+	// SyscallAccept allows the hook on the exit of every system call.
+	SyscallAccept bool
+}
+
+func newEnv() *env {
+	// A closed pipe shall be an error of write(), not our death.
+	signal.Ignore(syscall.SIGPIPE)
+	return &env{
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		getenv: os.Getenv, now: time.Now, location: time.Local,
+		isTerminal: func() bool {
+			_, err := unix.IoctlGetTermios(int(os.Stdout.Fd()), unix.TCGETS)
+			return err == nil
+		},
+		signals: interruptible,
+		open:    openBackend,
+	}
+}
+
+func interruptible() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}

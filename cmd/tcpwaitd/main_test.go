@@ -1,0 +1,312 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/pipeline"
+	"github.com/tcpwaitd/tcpwaitd/internal/record"
+)
+
+// The scripts run the real program with a canned backend: no root, no BPF.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"tcpwaitd": func() {
+			e := newEnv()
+			e.location = time.UTC
+			e.open = func(context.Context, backendConfig) (backend, error) {
+				return openFake(os.Getenv("BACKEND"))
+			}
+			os.Exit(run(e, os.Args[1:]))
+		},
+	})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata/script",
+		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
+		Cmds:          map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+	})
+}
+
+// exits CODE CMD... runs a command and wants just that exit code.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: exits CODE CMD...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// fake answers with one leaking process.
+type fake struct{ verdict diagnosis.Verdict }
+
+func openFake(name string) (backend, error) {
+	switch name {
+	case "", "leaking":
+		return &fake{diagnosis.Leaking}, nil
+	case "suspicious":
+		return &fake{diagnosis.Suspicious}, nil
+	case "clean":
+		return &fake{diagnosis.Clean}, nil
+	case "refused":
+		return nil, &pipeline.CannotRunError{Cause: "CAP_BPF is missing", Cure: "run as root"}
+	default:
+		return nil, fmt.Errorf("open backend: no %q", name)
+	}
+}
+
+var (
+	fakeClock = event.Clock{Wall: time.Date(2026, 3, 4, 5, 6, 7, 8, time.UTC), K: event.KTime(time.Hour)}
+	leaker    = event.Task{Pid: 4242, Tid: 4243, Comm: event.MakeComm("leaker")}
+)
+
+func fakeFlow(rport uint16) event.Flow {
+	return event.Flow{
+		Local:  netip.MustParseAddrPort("10.0.0.1:8080"),
+		Remote: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.2"), rport), Netns: 4026531840, Protocol: event.TCP,
+	}
+}
+
+func (b *fake) List(_ context.Context, q pipeline.Query) (*pipeline.Listing, error) {
+	l := &pipeline.Listing{Facts: record.Facts{Clock: fakeClock}}
+	for i := range 3 {
+		c := diagnosis.Case{
+			Socket: event.Socket{
+				At: fakeClock.K, Since: fakeClock.K.Add(-time.Duration(i+1) * time.Minute), Bound: event.Exact,
+				Cookie: event.Cookie(i + 1), Inode: 9, State: event.CloseWait, Direction: event.In, Flow: fakeFlow(uint16(50001 + i)),
+			},
+			HoldersKnown: true, Holders: []event.Holder{{Task: leaker, FD: int32(3 + i)}},
+			Cause: diagnosis.EOFIgnored, Blamed: leaker, Evidence: event.EvidenceRead,
+		}
+		if q.Filter.MatchCase(&c, &l.Facts) {
+			l.Cases = append(l.Cases, c)
+		}
+	}
+	return l, nil
+}
+
+func (b *fake) Tail(_ context.Context, q pipeline.Query, s pipeline.Stream) error {
+	s.Clock(fakeClock)
+	for i := range 3 {
+		t := event.Transition{
+			At: fakeClock.K.Add(time.Duration(i) * time.Second), Cookie: 1, Flow: fakeFlow(50001),
+			Old: event.Established, New: event.CloseWait, InState: time.Second, InBound: event.Exact, Owner: leaker,
+			Evidence: event.EvidenceRead,
+		}
+		if !q.Filter.MatchTransition(&t, record.Cgroup{}) {
+			continue
+		}
+		if err := s.Transition(&t, record.Cgroup{}); err != nil {
+			return err
+		}
+	}
+	return s.Flush()
+}
+
+func (b *fake) Diagnose(_ context.Context, q pipeline.DiagnoseQuery) (*pipeline.Diagnosed, error) {
+	d := &pipeline.Diagnosed{Facts: record.Facts{Clock: fakeClock}, SocketsTotal: 100}
+	d.Verdict, d.Observed, d.Threshold = b.verdict, q.For, q.Threshold
+	if b.verdict != diagnosis.Clean {
+		d.Sockets = 23
+		d.Processes = []diagnosis.Process{{
+			Task: leaker, Verdict: b.verdict, Sockets: 23, Stuck: 23, Oldest: time.Hour, OldestBound: event.AtLeast,
+			Causes: map[diagnosis.Cause]int{diagnosis.EOFIgnored: 23},
+		}}
+	}
+	return d, nil
+}
+
+func (b *fake) States(_ context.Context, q pipeline.StatesQuery) (*pipeline.StateCounts, error) {
+	c := &pipeline.StateCounts{Clock: fakeClock}
+	c.All[event.CloseWait] = 23
+	if q.By == pipeline.ByPid {
+		c.Groups = []record.StatesGroup{{Pid: 4242, Comm: "leaker", States: c.All}}
+	}
+	return c, nil
+}
+
+func (b *fake) Doctor(context.Context) (*record.Doctor, error) {
+	checks := []record.Check{{Name: "kernel", OK: true, Detail: "6.18"}}
+	if b.verdict != diagnosis.Clean {
+		checks = append(checks, record.Check{Name: "capabilities", Detail: "CAP_BPF is missing", Cure: "run as root"})
+	}
+	d := record.NewDoctor("6.18", "x86_64", checks, nil, nil)
+	return &d, nil
+}
+
+func (b *fake) Close() error { return nil }
+
+// testEnv runs commands in this process.
+func testEnv(b backend) (e *env, stdout, stderr *bytes.Buffer) {
+	stdout, stderr = new(bytes.Buffer), new(bytes.Buffer)
+	return &env{
+		stdin: strings.NewReader(""), stdout: stdout, stderr: stderr,
+		getenv: func(string) string { return "" }, now: func() time.Time { return fakeClock.Wall }, location: time.UTC,
+		isTerminal: func() bool { return false },
+		signals:    func() (context.Context, context.CancelFunc) { return context.WithCancel(context.Background()) },
+		open:       func(context.Context, backendConfig) (backend, error) { return b, nil },
+	}, stdout, stderr
+}
+
+func TestEveryCommandHasHelp(t *testing.T) {
+	e, _, _ := testEnv(nil)
+	var check func(c *cobra.Command)
+	check = func(c *cobra.Command) {
+		// The commands below completion are cobra's own.
+		if c.Short == "" || c.Long == "" || c.Example == "" && c.Parent().Name() != "completion" {
+			t.Errorf("%s: no short help, long help or example", c.CommandPath())
+		}
+		for _, line := range strings.Split(c.Long, "\n") {
+			if c.Name() != "completion" && c.HasParent() && c.Parent().Name() != "completion" && len(line) > 90 {
+				t.Errorf("%s: long line in help: %s", c.CommandPath(), line)
+			}
+		}
+		for _, sub := range c.Commands() {
+			check(sub)
+		}
+		e, stdout, stderr := testEnv(nil)
+		args := strings.Fields(c.CommandPath() + " --help")[1:]
+		if code := run(e, args); code != exitOK || stderr.Len() > 0 || !strings.Contains(stdout.String(), "Usage:") {
+			t.Errorf("%v: exit code %d, stderr %s", args, code, stderr)
+		}
+	}
+	check(newRoot(e))
+}
+
+// Examples in the help must be commands that parse.
+func TestExamplesParse(t *testing.T) {
+	e, _, _ := testEnv(nil)
+	word := regexp.MustCompile(`'[^']*'|\S+`)
+	for _, c := range newRoot(e).Commands() {
+		for line := range strings.Lines(c.Example) {
+			line, _, _ = strings.Cut(strings.TrimSpace(line), " | ")
+			line, _, _ = strings.Cut(line, " #")
+			args := word.FindAllString(line, -1)
+			if len(args) == 0 || args[0] != "tcpwaitd" {
+				continue
+			}
+			for i := range args {
+				args[i] = strings.Trim(args[i], "'")
+			}
+			e, _, stderr := testEnv(&fake{})
+			if code := run(e, args[1:]); code == exitUsage {
+				t.Errorf("%s: %s", line, stderr)
+			}
+		}
+	}
+}
+
+type failingWriter struct{ err error }
+
+func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
+
+func TestClosedPipeEndsQuietly(t *testing.T) {
+	for _, args := range []string{"list", "list -o json", "tail", "diagnose", "states", "doctor", "version", "help"} {
+		e, _, stderr := testEnv(&fake{diagnosis.Leaking})
+		e.stdout = failingWriter{&os.PathError{Op: "write", Path: "/dev/stdout", Err: syscall.EPIPE}}
+		if code := run(e, strings.Fields(args)); code != exitOK || stderr.Len() > 0 {
+			t.Errorf("%s: exit code %d, stderr %s", args, code, stderr)
+		}
+		e, _, stderr = testEnv(&fake{diagnosis.Leaking})
+		e.stdout = failingWriter{io.ErrShortWrite}
+		if code := run(e, strings.Fields(args)); args != "help" && (code != exitFailed || stderr.Len() == 0) {
+			t.Errorf("%s: a failed write gave exit code %d", args, code)
+		}
+	}
+}
+
+// interrupted is a backend whose context ends while it works.
+type interrupted struct{ fake }
+
+func (b *interrupted) List(context.Context, pipeline.Query) (*pipeline.Listing, error) {
+	return nil, fmt.Errorf("read sockets: %w", context.Canceled)
+}
+
+func TestInterrupt(t *testing.T) {
+	for args, want := range map[string]struct {
+		code   int
+		stderr string
+	}{
+		"tail":     {exitOK, "3 transitions in 0s\n"},
+		"diagnose": {exitLeaking, "interrupted: watched for 10s of 10s\n"},
+		"list":     {exitFailed, "tcpwaitd list: interrupted before there was anything to show\n"},
+	} {
+		e, _, stderr := testEnv(&interrupted{fake{diagnosis.Leaking}})
+		e.signals = func() (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			return ctx, cancel
+		}
+		if code := run(e, strings.Fields(args)); code != want.code || stderr.String() != want.stderr {
+			t.Errorf("%s: exit code %d, stderr %q", args, code, stderr)
+		}
+	}
+}
+
+func TestColorOnlyOnATerminal(t *testing.T) {
+	for _, tt := range []struct {
+		args     string
+		terminal bool
+		env      string
+		want     bool
+	}{
+		{"diagnose", true, "", true},
+		{"diagnose", false, "", false},
+		{"diagnose --no-color", true, "", false},
+		{"diagnose", true, "NO_COLOR", false},
+	} {
+		e, stdout, _ := testEnv(&fake{diagnosis.Leaking})
+		e.isTerminal = func() bool { return tt.terminal }
+		e.getenv = func(name string) string {
+			if name == tt.env {
+				return "1"
+			}
+			return ""
+		}
+		run(e, strings.Fields(tt.args))
+		if got := strings.Contains(stdout.String(), "\x1b["); got != tt.want {
+			t.Errorf("%+v: colour %v", tt, got)
+		}
+	}
+}
+
+func TestPreview(t *testing.T) {
+	e, _, stderr := testEnv(nil)
+	a := &app{env: e}
+	d := &pipeline.Diagnosed{}
+	d.Verdict, d.Sockets = diagnosis.Suspicious, 23
+	a.preview(10 * time.Second)(d)
+	if want := "at present: suspicious, 23 sockets in CLOSE_WAIT; watching for 10s (Ctrl-C judges at once)\n"; stderr.String() != want {
+		t.Errorf("got %q", stderr)
+	}
+}

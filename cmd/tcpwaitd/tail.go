@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/filter"
+	"github.com/tcpwaitd/tcpwaitd/internal/report"
+)
+
+func tailCommand(a *app) *cobra.Command {
+	var ff filterFlags
+	cmd := &cobra.Command{
+		Use:   "tail",
+		Short: "Print every TCP state transition as it happens",
+		Long: `Print every TCP state transition of the host, one line each, as it happens.
+
+The process shown is the one that accepted, connected or uses the socket, never
+the one that happened to run. IN-STATE is the time spent in the old state; a +
+marks a lower bound, for sockets that are older than this command. A --state
+chooses transitions into and out of it. Ctrl-C ends with a summary.`,
+		Example: `  tcpwaitd tail --state close-wait
+  tcpwaitd tail -L 8080 -o json | jq -r '[.time, .owner.comm, .new_state] | @tsv'
+  tcpwaitd tail --where 'old_state == "CLOSE_WAIT" && in_state_ns > 60e9'`,
+		Args: noArgs,
+		RunE: func(*cobra.Command, []string) error { return a.tail(&ff) },
+	}
+	ff.bind(cmd, "all")
+	a.hookFlags(cmd)
+	return cmd
+}
+
+func (a *app) tail(ff *filterFlags) error {
+	o, err := a.report(0)
+	if err != nil {
+		return err
+	}
+	f, err := ff.parse(a, filter.Transitions)
+	if err != nil {
+		return err
+	}
+	out, err := report.NewTail(a.stdout, o)
+	if err != nil {
+		return err
+	}
+	return a.withBackend(func(ctx context.Context, b backend) error {
+		// The header is there before the first event.
+		if err := out.Flush(); err != nil {
+			return err
+		}
+		start := a.now()
+		if err := b.Tail(ctx, query(f, 0, o.Format != report.Table), out); err != nil {
+			return err
+		}
+		if err := out.Flush(); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			a.tailSummary(out, a.now().Sub(start))
+		}
+		return nil
+	})
+}
+
+func (a *app) tailSummary(out *report.Tail, took time.Duration) {
+	fmt.Fprintf(a.stderr, "%d transitions in %v\n", out.Count(), took.Round(time.Millisecond))
+	if l := out.Lost(); l.Any() {
+		fmt.Fprintln(a.stderr, report.LossText(l))
+	}
+}

@@ -1,0 +1,174 @@
+package pipeline
+
+import (
+	"context"
+	"time"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/lifecycle"
+	"github.com/tcpwaitd/tcpwaitd/internal/record"
+	"github.com/tcpwaitd/tcpwaitd/internal/tracer"
+)
+
+// judged are the states a diagnosis is about: waits, and closed sockets that a descriptor
+// still refers to.
+var judged = event.SetOf(event.CloseWait, event.Close)
+
+// Diagnose watches for q.For and judges. A context that ends early is no error.
+func (e *Engine) Diagnose(ctx context.Context, q DiagnoseQuery) (*Diagnosed, error) {
+	w, err := e.watch(&q)
+	if err != nil {
+		return nil, err
+	}
+	defer w.tracer.Close()
+	if q.For > 0 {
+		if err := w.run(ctx, q); err != nil {
+			return nil, err
+		}
+	}
+	// The judgement is wanted all the more when the user lost patience.
+	return w.judge(context.WithoutCancel(ctx))
+}
+
+// watcher follows waits from a baseline on.
+type watcher struct {
+	engine *Engine
+	tracer *tracer.Tracer
+	query  *DiagnoseQuery
+	table  *lifecycle.Table
+	tally  *diagnosis.Tally
+	from   event.KTime
+}
+
+func (e *Engine) watch(q *DiagnoseQuery) (*watcher, error) {
+	chosen := q.Filter.Kernel()
+	// Only entries and ends of waits are of interest, whoever owns them: the owner is
+	// judged when all is known.
+	chosen.States = event.SetOf(event.CloseWait)
+	chosen.Pids = nil
+	// A row has no direction to filter by, and table and snapshot must see the same.
+	chosen.Direction = event.DirectionUnknown
+	t, err := e.open(tracer.Config{Filter: chosen, Live: q.For > 0})
+	if err != nil {
+		return nil, err
+	}
+	from := tracer.Now()
+	return &watcher{
+		engine: e, tracer: t, query: q, from: from,
+		table: lifecycle.New(lifecycle.Options{}),
+		tally: diagnosis.NewTally(from),
+	}, nil
+}
+
+// repairEvery is how often the table is compared with the kernel's while watching.
+const repairEvery = 30 * time.Second
+
+func (w *watcher) run(ctx context.Context, q DiagnoseQuery) error {
+	if _, err := w.reconcile(ctx, false); err != nil {
+		return err
+	}
+	if q.First != nil {
+		first, err := w.judge(ctx)
+		if err != nil {
+			return err
+		}
+		q.First(first)
+	}
+	ctx, cancel := context.WithTimeout(ctx, q.For)
+	defer cancel()
+	repaired := w.from
+	return w.tracer.Run(ctx, w.transition, func() error {
+		now := tracer.Now()
+		if now.Sub(repaired) < repairEvery {
+			return nil
+		}
+		repaired = now
+		_, err := w.reconcile(context.WithoutCancel(ctx), false)
+		return err
+	})
+}
+
+func (w *watcher) transition(t *event.Transition) error {
+	if c := w.table.Transition(t); c.Finished != nil {
+		w.finished(c.Finished)
+	}
+	return nil
+}
+
+// reconcile takes a snapshot, applies what happened meanwhile and makes the table equal
+// to the kernel's.
+func (w *watcher) reconcile(ctx context.Context, holders bool) (*event.Snapshot, error) {
+	snap, err := w.tracer.Snapshot(ctx, tracer.SnapshotOptions{States: judged, Holders: holders})
+	if err != nil {
+		return nil, err
+	}
+	if w.query.For == 0 {
+		return snap, nil
+	}
+	if err := w.tracer.Drain(w.transition); err != nil {
+		return nil, err
+	}
+	for _, f := range w.table.Reconcile(snap).Finished {
+		w.finished(&f)
+	}
+	return snap, nil
+}
+
+// finished counts an ended wait for its owner and site.
+func (w *watcher) finished(f *lifecycle.Finished) {
+	if !f.Subflow {
+		w.tally.Add(f.Owner, diagnosis.SiteOf(f.Direction, f.Flow), f.Since, f.Dwell)
+	}
+}
+
+// judge looks once more and judges what is open then.
+func (w *watcher) judge(ctx context.Context) (*Diagnosed, error) {
+	snap, err := w.reconcile(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	snap.Sockets = w.stillOpen(snap.Sockets)
+	clock := tracer.ReadClock(w.engine.cfg.Now)
+	cases, facts := w.engine.cases(snap, &w.query.Query, clock, true)
+	loss, err := w.tracer.Loss()
+	if err != nil {
+		return nil, err
+	}
+	in := diagnosis.Input{
+		Cases: cases, Threshold: w.query.Threshold, Loss: loss.Add(w.table.Loss()),
+		From: w.from, To: snap.To, FDs: fdsOf(&facts), Closed: w.tally.Closed(),
+	}
+	if w.query.For == 0 {
+		in.From = in.To
+	}
+	return &Diagnosed{
+		Diagnosis: diagnosis.Judge(in), Facts: facts,
+		SocketsTotal: w.tracer.Seen(), UnreadNetns: snap.UnreadNetns,
+	}, nil
+}
+
+// stillOpen drops rows whose wait has ended since they were read.
+func (w *watcher) stillOpen(rows []event.Socket) []event.Socket {
+	if w.query.For == 0 {
+		return rows
+	}
+	kept := rows[:0]
+	for i := range rows {
+		if rows[i].State == event.CloseWait && rows[i].Cookie != 0 {
+			if _, open := w.table.Get(rows[i].Cookie); !open {
+				continue
+			}
+		}
+		kept = append(kept, rows[i])
+	}
+	return kept
+}
+
+func fdsOf(f *record.Facts) map[uint32]diagnosis.FDs {
+	fds := make(map[uint32]diagnosis.FDs, len(f.Processes))
+	for pid, p := range f.Processes {
+		fds[pid] = diagnosis.FDs{Open: int(p.FDsOpen), Limit: int(p.FDLimit)}
+	}
+	return fds
+}

@@ -1,0 +1,99 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/owner"
+	"github.com/tcpwaitd/tcpwaitd/internal/record"
+	"github.com/tcpwaitd/tcpwaitd/internal/tracer"
+)
+
+// Doctor tries everything that live commands need and says how it went. What it may not
+// see is a failed check, not an error.
+func (e *Engine) Doctor(context.Context) (*record.Doctor, error) {
+	var checks []record.Check
+	for _, c := range tracer.Checks(e.cfg.Proc) {
+		checks = append(checks, record.Check(c))
+	}
+	load, hooks := e.checkLoad()
+	checks = append(checks, load)
+	checks = append(checks, e.degradations(hooks)...)
+	release, machine := tracer.Release()
+	d := record.NewDoctor(release, machine, checks, hooks, e.misleading())
+	return &d, nil
+}
+
+// checkLoad opens the tracer as the live commands do.
+func (e *Engine) checkLoad() (record.Check, []event.Hook) {
+	t, err := e.open(tracer.Config{Live: true})
+	var refused *CannotRunError
+	switch {
+	case errors.As(err, &refused):
+		return record.Check{Name: "load", Detail: refused.Cause, Cure: refused.Cure}, nil
+	case err != nil:
+		return record.Check{Name: "load", Detail: err.Error(), Cure: "report this: it is a defect of tcpwaitd"}, nil
+	}
+	defer t.Close()
+	return record.Check{Name: "load", OK: true, Detail: "all required hooks attach"}, t.Hooks()
+}
+
+// degradations are things it runs without, with what is then missing.
+func (e *Engine) degradations(hooks []event.Hook) []record.Check {
+	checks := []record.Check{{Name: "pid namespace", OK: true, Detail: "the host's"}}
+	if host, err := owner.HostPidNS(); err == nil && !host {
+		checks[0].Detail = "degraded: " + pidNamespaceCause
+		checks[0].Cure = pidNamespaceCure
+	}
+	tracefs := record.Check{Name: "tracefs", OK: true, Detail: tracer.Tracefs()}
+	if tracefs.Detail == "" {
+		tracefs.Detail = "not mounted; only --syscall-accept needs it"
+		tracefs.Cure = "mount -t tracefs tracefs /sys/kernel/tracing"
+	}
+	jit := record.Check{Name: "bpf jit", OK: true, Detail: "on"}
+	if tracer.JIT(e.cfg.Proc) == "0" {
+		jit.Detail = "degraded: off, every event costs several times more"
+		jit.Cure = "sysctl net.core.bpf_jit_enable=1"
+	}
+	return append(checks, tracefs, jit, acceptCheck(hooks))
+}
+
+// acceptCheck says by which fact the owner of an accepted connection is found.
+func acceptCheck(hooks []event.Hook) record.Check {
+	c := record.Check{Name: "owner at accept", OK: true}
+	for _, h := range hooks {
+		if h.Fact == "accept" && h.Attached {
+			c.Detail = h.Kind + " " + h.Hook
+			return c
+		}
+	}
+	c.Detail = "degraded: no hook sees accept(); the first read or write names the owner, a descriptor scan the holders"
+	c.Cure = "a kernel that permits fexit, or --syscall-accept at the price of a little time in every system call"
+	return c
+}
+
+// misleading are the settings people turn to against CLOSE_WAIT. None of them helps.
+func (e *Engine) misleading() []record.Sysctl {
+	notes := []struct{ name, note string }{
+		{"net.ipv4.tcp_fin_timeout", "bounds orphaned FIN_WAIT2; neither TIME_WAIT (60 s, compiled in) nor CLOSE_WAIT"},
+		{"net.ipv4.tcp_tw_reuse", "helps the side that connects to reuse ports in TIME_WAIT; not CLOSE_WAIT"},
+		{"net.ipv4.tcp_tw_recycle", "gone since Linux 4.12"},
+		{"net.ipv4.tcp_keepalive_time", "keepalive finds dead peers; in CLOSE_WAIT the peer has already said goodbye"},
+		{"net.ipv4.tcp_max_tw_buckets", "lowering it ends TIME_WAIT early, which loses its protection; not CLOSE_WAIT"},
+		{"net.ipv4.tcp_orphan_retries", "for sockets their process has closed; in CLOSE_WAIT it has not"},
+	}
+	var found []record.Sysctl
+	for _, n := range notes {
+		path := filepath.Join(e.cfg.Proc, "sys", strings.ReplaceAll(n.name, ".", "/"))
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		found = append(found, record.Sysctl{Name: n.name, Value: strings.TrimSpace(string(text)), Note: n.note})
+	}
+	return found
+}

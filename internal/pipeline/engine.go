@@ -1,0 +1,216 @@
+// Package pipeline wires the parts together: tracer, lifecycle, owner, diagnosis, and
+// hands the result to whoever asked. It is the one place that decides in which order
+// they are started, asked and stopped.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/owner"
+	"github.com/tcpwaitd/tcpwaitd/internal/record"
+	"github.com/tcpwaitd/tcpwaitd/internal/tracer"
+)
+
+// Config is what all commands share.
+type Config struct {
+	// Now reads the wall clock.
+	Now func() time.Time
+	// Log gets messages about what is done; nil discards them.
+	Log *slog.Logger
+	// Proc is where procfs is mounted, "" is /proc.
+	Proc string
+	// SyscallAccept, RingBytes: see tracer.Config.
+	SyscallAccept bool
+	RingBytes     int
+}
+
+// Engine answers the commands. It loads nothing before it is asked.
+type Engine struct {
+	cfg     Config
+	log     *slog.Logger
+	boot    time.Time
+	owners  *owner.Resolver
+	cgroups *owner.CgroupTree
+}
+
+// New prepares an engine. It needs no privilege.
+func New(cfg Config) (*Engine, error) {
+	e := &Engine{cfg: cfg, log: cfg.Log, boot: bootTime()}
+	if e.log == nil {
+		e.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	if e.cfg.Proc == "" {
+		e.cfg.Proc = "/proc"
+	}
+	var err error
+	e.owners, err = owner.New(owner.Options{Proc: e.cfg.Proc, Boot: e.boot})
+	if err != nil {
+		return nil, &CannotRunError{Cause: "procfs cannot be read", Cure: "mount procfs, or in a container share the host's", Err: err}
+	}
+	// Without a cgroup2 hierarchy sockets simply have no cgroup path.
+	e.cgroups, err = owner.OpenCgroupTree(e.cfg.Proc)
+	if err != nil {
+		e.log.Info("sockets cannot be tied to cgroups", "error", err)
+	}
+	return e, nil
+}
+
+// bootTime is the wall time at which CLOCK_BOOTTIME was 0.
+func bootTime() time.Time {
+	var wall, boot unix.Timespec
+	// Neither can fail for these clocks.
+	_ = unix.ClockGettime(unix.CLOCK_REALTIME, &wall)
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)
+	return time.Unix(0, wall.Nano()-boot.Nano()).UTC()
+}
+
+// Close frees what New opened.
+func (e *Engine) Close() error {
+	if e.cgroups == nil {
+		return nil
+	}
+	return e.cgroups.Close()
+}
+
+// open loads the tracer and words a refusal as the host's.
+func (e *Engine) open(cfg tracer.Config) (*tracer.Tracer, error) {
+	cfg.Proc = e.cfg.Proc
+	cfg.RingBytes = e.cfg.RingBytes
+	cfg.SyscallAccept = e.cfg.SyscallAccept
+	t, err := tracer.Open(cfg)
+	if err != nil {
+		return nil, e.cannotRun(err)
+	}
+	for _, h := range t.Hooks() {
+		e.log.Info("hook", "fact", h.Fact, "hook", h.Hook, "kind", h.Kind, "attached", h.Attached, "reason", h.Reason)
+	}
+	e.warnPidNamespace()
+	return t, nil
+}
+
+func (e *Engine) cannotRun(err error) error {
+	var refused *tracer.CannotRunError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	cause := refused.Cause
+	if refused.Err != nil {
+		cause = fmt.Sprintf("%s: %v", cause, refused.Err)
+	}
+	return &CannotRunError{Cause: cause, Cure: refused.Cure, Err: err}
+}
+
+// warnPidNamespace: the kernel speaks of pids of the initial namespace. Elsewhere they
+// name nobody, or somebody else.
+func (e *Engine) warnPidNamespace() {
+	if host, err := owner.HostPidNS(); err == nil && !host {
+		e.log.Warn(pidNamespaceCause, "cure", pidNamespaceCure)
+	}
+}
+
+const (
+	pidNamespaceCause = "not in the host's pid namespace: pids are the host's, and only processes of this container are searched for descriptors"
+	pidNamespaceCure  = "share it (docker run --pid=host, hostPID: true)"
+)
+
+// facts looks up what records need beyond the sockets.
+func (e *Engine) facts(cases []diagnosis.Case, clock event.Clock, fds bool) record.Facts {
+	f := record.Facts{
+		Clock: clock, Boot: e.boot,
+		Processes: map[uint32]*owner.Process{},
+		Cgroups:   map[uint64]record.Cgroup{},
+	}
+	lookup := e.owners.Lookup
+	if fds {
+		lookup = e.owners.LookupFDs
+	}
+	for i := range cases {
+		c := &cases[i]
+		if _, ok := f.Cgroups[c.Cgroup]; !ok {
+			f.Cgroups[c.Cgroup] = e.cgroup(c.Cgroup)
+		}
+		pid := c.Blamed.Pid
+		if pid == 0 || f.Processes[pid] != nil {
+			continue
+		}
+		// A process that is gone still has what the kernel told of it.
+		p, err := lookup(c.Blamed)
+		if err != nil && !errors.Is(err, owner.ErrGone) {
+			e.log.Debug("process facts", "pid", pid, "error", err)
+		}
+		f.Processes[pid] = &p
+	}
+	return f
+}
+
+func (e *Engine) cgroup(id uint64) record.Cgroup {
+	if e.cgroups == nil || id == 0 {
+		return record.Cgroup{}
+	}
+	path := e.cgroups.Path(id)
+	return record.Cgroup{Path: path, Container: owner.ParseCgroupPath(path).Container}
+}
+
+// cases is casesWith for what users see: the subflows of an MPTCP socket are shown as that
+// socket.
+func (e *Engine) cases(snap *event.Snapshot, q *Query, clock event.Clock, fds bool) ([]diagnosis.Case, record.Facts) {
+	return e.casesWith(snap, q, clock, fds, func(s *event.Socket) bool { return !s.Subflow })
+}
+
+// casesWith joins, explains and chooses. Facts are read for the sockets that are left, but
+// before choosing where the filter asks for them.
+func (e *Engine) casesWith(snap *event.Snapshot, q *Query, clock event.Clock, fds bool, shown func(*event.Socket) bool) ([]diagnosis.Case, record.Facts) {
+	kept := snap.Sockets[:0:0]
+	for i := range snap.Sockets {
+		if q.Filter.MatchSocket(&snap.Sockets[i]) && shown(&snap.Sockets[i]) {
+			kept = append(kept, snap.Sockets[i])
+		}
+	}
+	joined := *snap
+	joined.Sockets = kept
+	cases := owner.Cases(&joined)
+	for i := range cases {
+		diagnosis.Explain(&cases[i], q.Threshold)
+	}
+	var facts record.Facts
+	early := q.Filter.NeedsProcesses() || q.Filter.NeedsCgroups()
+	if early {
+		facts = e.facts(cases, clock, fds)
+	}
+	chosen := cases[:0]
+	for i := range cases {
+		if q.Filter.MatchCase(&cases[i], &facts) {
+			chosen = append(chosen, cases[i])
+		}
+	}
+	if !early {
+		facts = e.facts(chosen, clock, fds)
+	}
+	return chosen, facts
+}
+
+// List is one look at the sockets, joined with holders and explained.
+func (e *Engine) List(ctx context.Context, q Query) (*Listing, error) {
+	t, err := e.open(tracer.Config{Filter: q.Filter.Kernel()})
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	snap, err := t.Snapshot(ctx, tracer.SnapshotOptions{States: q.Filter.States(), Holders: true})
+	if err != nil {
+		return nil, err
+	}
+	clock := tracer.ReadClock(e.cfg.Now)
+	cases, facts := e.cases(snap, &q, clock, false)
+	loss, err := t.Loss()
+	return &Listing{Facts: facts, Cases: cases, Loss: loss, UnreadNetns: snap.UnreadNetns}, err
+}

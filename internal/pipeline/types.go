@@ -1,0 +1,104 @@
+package pipeline
+
+import (
+	"time"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/filter"
+	"github.com/tcpwaitd/tcpwaitd/internal/record"
+)
+
+// Query is what a command asks for. What comes back has passed the filter: the
+// pipeline gives Filter.Kernel to the tracer and applies the Match methods to the
+// rest, because what it counts and judges must be chosen before.
+type Query struct {
+	// Filter is never nil; the zero Filter chooses everything.
+	Filter *filter.Filter
+	// Threshold is the age from which a wait counts as stuck.
+	Threshold time.Duration
+	// Facts about processes, cgroups, peers and stacks are wanted for the output. Without
+	// it only what the filter needs is looked up.
+	Facts bool
+}
+
+// Listing is one look at the sockets, joined and explained.
+type Listing struct {
+	// Facts.Clock is a reading taken with the snapshot; ages are those of Case.At.
+	Facts record.Facts
+	Cases []diagnosis.Case
+	Loss  event.Loss
+	// UnreadNetns are namespaces whose sockets are missing, with the reason.
+	UnreadNetns map[uint32]string
+}
+
+// Stream receives what Tail sees. All calls come from one goroutine; an error ends
+// the tail and is what it returns.
+type Stream interface {
+	// Clock comes before everything else, and again when the clocks were read anew.
+	Clock(event.Clock)
+	// Transition keeps nothing of t. cgroup says what is known of t.Cgroup.
+	Transition(t *event.Transition, cgroup record.Cgroup) error
+	// Loss comes when a total has changed.
+	Loss(at event.KTime, total event.Loss) error
+	// Flush comes when nothing more is at hand: what was buffered must go out.
+	Flush() error
+}
+
+// DiagnoseQuery is a Query with a time to watch.
+type DiagnoseQuery struct {
+	Query
+	// For is how long to watch; 0 judges the present. When the context ends earlier the
+	// judgement is made of what was seen until then, and that is no error.
+	For time.Duration
+	// First, if set and For is not 0, gets the judgement of the present before the
+	// watching begins.
+	First func(*Diagnosed)
+}
+
+// Diagnosed is a judgement and the facts to show with it.
+type Diagnosed struct {
+	diagnosis.Diagnosis
+	Facts record.Facts
+	// SocketsTotal counts the sockets looked at, in every state; 0 unknown.
+	SocketsTotal uint64
+	UnreadNetns  map[uint32]string
+}
+
+// StatesBy is a way to group counts.
+type StatesBy string
+
+// The groupings of states; the zero value is none.
+const (
+	ByNothing   StatesBy = ""
+	ByPid       StatesBy = "pid"
+	ByContainer StatesBy = "container"
+	ByNetns     StatesBy = "netns"
+)
+
+// StatesQuery is a Query with a grouping.
+type StatesQuery struct {
+	Query
+	By StatesBy
+}
+
+// StateCounts counts sockets, TIME_WAIT and request sockets included.
+type StateCounts struct {
+	Clock event.Clock
+	All   record.StateCounts
+	// Groups are empty without a grouping. Names in them are escaped (record.Escape).
+	Groups      []record.StatesGroup
+	UnreadNetns map[uint32]string
+}
+
+// CannotRunError says that this host cannot run tcpwaitd, the one thing that is missing
+// and its cure. Commands exit with 5.
+type CannotRunError struct {
+	Cause, Cure string
+	Err         error
+}
+
+func (e *CannotRunError) Error() string { return "cause: " + e.Cause + "; cure: " + e.Cure }
+
+// Unwrap returns the technical reason, nil if there is none.
+func (e *CannotRunError) Unwrap() error { return e.Err }

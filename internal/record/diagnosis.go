@@ -1,0 +1,162 @@
+package record
+
+import (
+	"net/netip"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+)
+
+// Diagnosis is the verdict on everything that was watched.
+type Diagnosis struct {
+	Head
+	Time             Time          `json:"time"`
+	Verdict          string        `json:"verdict"`
+	ObservedNS       int64         `json:"observed_ns"`
+	ThresholdNS      int64         `json:"threshold_ns"`
+	SocketsTotal     *uint64       `json:"sockets_total,omitempty"`
+	SocketsCloseWait uint64        `json:"sockets_close_wait"`
+	Loss             LossCounts    `json:"loss"`
+	Processes        []Suspect     `json:"processes"`
+	UnreadNetns      []UnreadNetns `json:"unread_netns,omitempty"`
+}
+
+// Suspect is one process that holds, or lets wait, sockets in CLOSE_WAIT.
+type Suspect struct {
+	Pid       uint32 `json:"pid,omitzero"`
+	Comm      string `json:"comm,omitempty"`
+	Exe       string `json:"exe,omitempty"`
+	Cmdline   string `json:"cmdline,omitempty"`
+	StartTime Time   `json:"start_time,omitzero"`
+	Unit      string `json:"unit,omitempty"`
+	Container string `json:"container,omitempty"`
+	Pod       string `json:"pod,omitempty"`
+
+	Verdict string `json:"verdict"`
+	// Why is the reason of the verdict in one sentence.
+	Why          string         `json:"why,omitempty"`
+	Sockets      int            `json:"sockets"`
+	Stuck        int            `json:"stuck"`
+	OldestNS     *int64         `json:"oldest_ns,omitempty"`
+	OldestBound  Word           `json:"oldest_bound"`
+	GrowthPerMin *float64       `json:"growth_per_min,omitempty"`
+	Causes       map[string]int `json:"causes"`
+	FDsOpen      *uint64        `json:"fds_open,omitempty"`
+	FDsLimit     *uint64        `json:"fds_limit,omitempty"`
+	// FDsExhaustedInS is a forecast; absent where nothing grows.
+	FDsExhaustedInS *int64   `json:"fds_exhausted_in_s,omitempty"`
+	Peers           []Remote `json:"peers"`
+	Groups          []Group  `json:"groups"`
+	Advice          []string `json:"advice"`
+	Commands        []string `json:"commands"`
+}
+
+// Remote is a destination and the number of sockets that go there.
+type Remote struct {
+	Raddr netip.Addr `json:"raddr"`
+	Rport uint16     `json:"rport,omitzero"`
+	N     int        `json:"n"`
+}
+
+// Group is sockets of one process that wait for the same reason at the same place.
+type Group struct {
+	Cause     Word `json:"cause"`
+	Direction Word `json:"direction"`
+	// Lport is set for accepted, Rport for connected sockets.
+	Lport       uint16  `json:"lport,omitzero"`
+	Rport       uint16  `json:"rport,omitzero"`
+	N           int     `json:"n"`
+	Stuck       int     `json:"stuck"`
+	OldestNS    *int64  `json:"oldest_ns,omitempty"`
+	OldestBound Word    `json:"oldest_bound"`
+	StackKind   string  `json:"stack_kind,omitempty"`
+	Frames      []Frame `json:"frames,omitempty"`
+}
+
+// FromDiagnosis builds the record. The facts must hold the processes judged; the stack
+// of a group is that of its oldest socket.
+func FromDiagnosis(d *diagnosis.Diagnosis, f *Facts) Diagnosis {
+	r := Diagnosis{
+		Head: head(KindDiagnosis), Time: Time{f.Clock.Wall.UTC()}, Verdict: d.Verdict.String(),
+		ObservedNS: int64(d.Observed), ThresholdNS: int64(d.Threshold),
+		SocketsCloseWait: uint64(d.Sockets), Loss: LossOf(d.Loss),
+		Processes: make([]Suspect, 0, len(d.Processes)),
+	}
+	for i := range d.Processes {
+		r.Processes = append(r.Processes, suspectOf(&d.Processes[i], f))
+	}
+	return r
+}
+
+func suspectOf(p *diagnosis.Process, f *Facts) Suspect {
+	o := ownerOf(&p.Task, event.EvidenceNone, f)
+	s := Suspect{
+		Pid: o.Pid, Comm: o.Comm, Exe: o.Exe, Cmdline: o.Cmdline, StartTime: o.StartTime,
+		Unit: o.Unit, Container: o.Container, Pod: o.Pod,
+		Verdict: p.Verdict.String(), Why: p.Why, Sockets: p.Sockets, Stuck: p.Stuck,
+		OldestNS: boundNS(int64(p.Oldest), p.OldestBound), OldestBound: Word(p.OldestBound.String()),
+		GrowthPerMin: p.GrowthPerMin, Causes: make(map[string]int, len(p.Causes)),
+		FDsOpen: positive(p.FDs.Open), FDsLimit: positive(p.FDs.Limit),
+		Peers: []Remote{}, Groups: []Group{},
+		Advice: orEmpty(p.Advice), Commands: orEmpty(p.Commands),
+	}
+	if p.FDsExhaustedIn != nil {
+		s.FDsExhaustedInS = new(int64(p.FDsExhaustedIn.Seconds()))
+	}
+	for cause, n := range p.Causes {
+		s.Causes[string(cause)] = n
+	}
+	for _, peer := range p.Peers {
+		s.Peers = append(s.Peers, Remote{peer.Remote.Addr(), peer.Remote.Port(), peer.N})
+	}
+	for i := range p.Groups {
+		s.Groups = append(s.Groups, groupOf(&p.Groups[i], f))
+	}
+	return s
+}
+
+func groupOf(g *diagnosis.Group, f *Facts) Group {
+	r := Group{
+		Cause: Word(g.Cause), Direction: Word(g.Site.Direction.String()), N: g.N, Stuck: g.Stuck,
+		OldestNS: boundNS(int64(g.Oldest), g.OldestBound), OldestBound: Word(g.OldestBound.String()),
+	}
+	if g.Site.Direction == event.Out {
+		r.Rport = g.Site.Port
+	} else {
+		r.Lport = g.Site.Port
+	}
+	if kind, st := f.Stacks[g.OldestCookie].telling(); st != nil {
+		r.StackKind, r.Frames = kind, st.Frames
+	}
+	return r
+}
+
+// telling picks the stack that is nearest to the missing close().
+func (s *Stacks) telling() (kind string, st *Stack) {
+	switch {
+	case s == nil:
+		return "", nil
+	case s.EOF != nil:
+		return "eof", s.EOF
+	case s.LastRead != nil:
+		return "last_read", s.LastRead
+	case s.Open != nil:
+		return "open", s.Open
+	default:
+		return "close", s.Close
+	}
+}
+
+func boundNS(ns int64, b event.Bound) *int64 {
+	if b == event.BoundUnknown {
+		return nil
+	}
+	return &ns
+}
+
+func positive(n int) *uint64 {
+	if n <= 0 {
+		return nil
+	}
+	return new(uint64(n))
+}

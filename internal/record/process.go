@@ -1,0 +1,88 @@
+package record
+
+import (
+	"strings"
+	"time"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/owner"
+)
+
+// Facts is what the records of one snapshot need beyond the sockets themselves. A
+// missing entry is "unknown".
+type Facts struct {
+	Clock event.Clock
+	// Boot is the wall time at boot, which dates process starts.
+	Boot time.Time
+	// Processes by pid: at least those blamed.
+	Processes map[uint32]*owner.Process
+	// Peers by the cookie of our end, where the other end is on this host.
+	Peers map[event.Cookie]Peer
+	// Stacks by cookie.
+	Stacks map[event.Cookie]*Stacks
+	// Cgroups by cgroup id.
+	Cgroups map[uint64]Cgroup
+}
+
+// Cgroup is what the path of a control group says.
+type Cgroup struct {
+	Path      string
+	Container string
+}
+
+// Process returns the facts of a pid, never nil.
+func (f *Facts) Process(pid uint32) *owner.Process {
+	if p := f.Processes[pid]; p != nil && pid != 0 {
+		return p
+	}
+	return &unknownProcess
+}
+
+var unknownProcess owner.Process
+
+// Started is the start time of a process, zero if unknown.
+func (f *Facts) Started(b event.BootTime) Time {
+	if b == 0 || f.Boot.IsZero() {
+		return Time{}
+	}
+	return Time{f.Boot.Add(time.Duration(b)).UTC()}
+}
+
+// Cmdline is the command line in one escaped string.
+func Cmdline(p *owner.Process) string { return Escape(strings.Join(p.Cmdline, " ")) }
+
+// Task names a process in a record.
+type Task struct {
+	Pid  uint32 `json:"pid"`
+	Comm string `json:"comm"`
+}
+
+func taskOf(t *event.Task) Task { return Task{Pid: t.Pid, Comm: Escape(t.Comm.String())} }
+
+// Owner is the process held responsible for a socket, and the fact that says so.
+type Owner struct {
+	Pid       uint32 `json:"pid,omitzero"`
+	Tid       uint32 `json:"tid,omitzero"`
+	Comm      string `json:"comm,omitempty"`
+	Exe       string `json:"exe,omitempty"`
+	Cmdline   string `json:"cmdline,omitempty"`
+	StartTime Time   `json:"start_time,omitzero"`
+	Unit      string `json:"unit,omitempty"`
+	Container string `json:"container,omitempty"`
+	Pod       string `json:"pod,omitempty"`
+	Evidence  string `json:"evidence"`
+}
+
+func ownerOf(t *event.Task, e event.Evidence, f *Facts) Owner {
+	if !t.Known() {
+		return Owner{Evidence: event.EvidenceNone.String()}
+	}
+	p := f.Process(t.Pid)
+	return Owner{
+		Pid: t.Pid, Tid: t.Tid, Comm: Escape(t.Comm.String()),
+		Exe: Escape(p.Exe), Cmdline: Cmdline(p),
+		StartTime: f.Started(t.Start),
+		Unit:      Escape(p.Unit), Container: Escape(p.Container), Pod: Escape(p.Pod),
+		Evidence: e.String(),
+	}
+}

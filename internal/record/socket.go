@@ -1,0 +1,158 @@
+package record
+
+import (
+	"net/netip"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+)
+
+// Socket is one socket that exists, and what is known of it.
+type Socket struct {
+	Head
+	Cookie    uint64     `json:"cookie,omitzero"`
+	Inode     uint64     `json:"inode,omitzero"`
+	Netns     uint32     `json:"netns,omitzero"`
+	Family    string     `json:"family,omitempty"`
+	Protocol  string     `json:"protocol"`
+	Laddr     netip.Addr `json:"laddr,omitzero"`
+	Lport     uint16     `json:"lport,omitzero"`
+	Raddr     netip.Addr `json:"raddr,omitzero"`
+	Rport     uint16     `json:"rport,omitzero"`
+	State     string     `json:"state"`
+	Direction Word       `json:"direction"`
+
+	DwellNS    *int64 `json:"dwell_ns,omitempty"`
+	DwellBound Word   `json:"dwell_bound"`
+	// DwellMaxNS is there for sockets older than we are.
+	DwellMaxNS *int64 `json:"dwell_max_ns,omitempty"`
+	Cause      Word   `json:"cause"`
+	// EOFSeen is true or null: nobody can say that a process was not told.
+	EOFSeen           *bool   `json:"eof_seen"`
+	RecvQ             uint32  `json:"recv_q"`
+	SendQ             uint32  `json:"send_q"`
+	BytesSentAfterFin *uint64 `json:"bytes_sent_after_fin,omitempty"`
+	Keepalive         bool    `json:"keepalive"`
+
+	Owner Owner `json:"owner"`
+	// Container is that of the socket's own cgroup, which outlives its owner.
+	Container string `json:"container,omitempty"`
+	Cgroup    string `json:"cgroup,omitempty"`
+	// Holders is null when nobody looked, empty when there are none.
+	Holders  []Holder `json:"holders"`
+	Listener *Task    `json:"listener,omitempty"`
+	Stacks   *Stacks  `json:"stacks,omitempty"`
+	Peer     *Peer    `json:"peer,omitempty"`
+}
+
+// Holder is one descriptor that refers to the socket.
+type Holder struct {
+	Pid       uint32 `json:"pid"`
+	Comm      string `json:"comm"`
+	FD        int32  `json:"fd"`
+	StartTime Time   `json:"start_time,omitzero"`
+}
+
+// Peer is the other end of the connection when it is on this host.
+type Peer struct {
+	Pid   uint32 `json:"pid,omitzero"`
+	Comm  string `json:"comm,omitempty"`
+	State string `json:"state"`
+}
+
+// PeerOf builds the record of the other end.
+func PeerOf(owner *event.Task, state event.State) Peer {
+	return Peer{Pid: owner.Pid, Comm: Escape(owner.Comm.String()), State: state.String()}
+}
+
+// Stacks are the places in the code where things happened to the socket.
+type Stacks struct {
+	Open     *Stack `json:"open,omitempty"`
+	LastRead *Stack `json:"last_read,omitempty"`
+	EOF      *Stack `json:"eof,omitempty"`
+	Close    *Stack `json:"close,omitempty"`
+}
+
+// Stack is one place, innermost frame first, and the thread that was there.
+type Stack struct {
+	Frames []Frame `json:"frames"`
+	Tid    uint32  `json:"tid,omitzero"`
+	Comm   string  `json:"comm,omitempty"`
+}
+
+// Frame is one function of a stack. Its strings come from files of the process: build
+// it with NewFrame.
+type Frame struct {
+	Function string `json:"function,omitempty"`
+	File     string `json:"file,omitempty"`
+	Line     int    `json:"line,omitzero"`
+	Module   string `json:"module,omitempty"`
+	Offset   uint64 `json:"offset,omitzero"`
+}
+
+// NewFrame escapes the names.
+func NewFrame(function, file string, line int, module string, offset uint64) Frame {
+	return Frame{
+		Function: Escape(function), File: Escape(file), Line: line,
+		Module: Escape(module), Offset: offset,
+	}
+}
+
+// FromCase builds the record of one socket.
+func FromCase(c *diagnosis.Case, f *Facts) Socket {
+	r := Socket{
+		Head: head(KindSocket), Cookie: uint64(c.Cookie), Inode: c.Inode,
+		Netns: c.Flow.Netns, Family: c.Flow.Family(), Protocol: c.Flow.Protocol.String(),
+		Laddr: c.Flow.Local.Addr(), Lport: c.Flow.Local.Port(),
+		Raddr: c.Flow.Remote.Addr(), Rport: c.Flow.Remote.Port(),
+		State: c.State.String(), Direction: Word(c.Direction.String()),
+		DwellBound: Word(c.Bound.String()), Cause: CauseOf(c),
+		RecvQ: c.RecvQ, SendQ: c.SendQ, Keepalive: c.Keepalive,
+		Owner:     ownerOf(&c.Blamed, c.Evidence, f),
+		Container: Escape(f.Cgroups[c.Cgroup].Container),
+		Cgroup:    Escape(f.Cgroups[c.Cgroup].Path),
+		Holders:   holdersOf(c, f), Stacks: f.Stacks[c.Cookie],
+	}
+	r.measure(c)
+	if len(c.Listeners) > 0 {
+		r.Listener = new(taskOf(&c.Listeners[0].Task))
+	}
+	if p, ok := f.Peers[c.Cookie]; ok {
+		r.Peer = &p
+	}
+	return r
+}
+
+// measure fills what is only sometimes known and may truly be zero.
+func (r *Socket) measure(c *diagnosis.Case) {
+	if c.Bound != event.BoundUnknown {
+		r.DwellNS = new(int64(c.Dwell()))
+	}
+	if d := c.DwellMax(); d > 0 {
+		r.DwellMaxNS = new(int64(d))
+	}
+	if c.EOFSeen {
+		r.EOFSeen = new(true)
+	}
+	if c.SentKnown {
+		r.BytesSentAfterFin = new(c.SentAfterFin)
+	}
+}
+
+// CauseOf returns the word for the cause, empty where the question does not arise.
+func CauseOf(c *diagnosis.Case) Word { return Word(c.Cause) }
+
+func holdersOf(c *diagnosis.Case, f *Facts) []Holder {
+	if !c.HoldersKnown {
+		return nil
+	}
+	hs := make([]Holder, 0, len(c.Holders))
+	for i := range c.Holders {
+		h := &c.Holders[i]
+		hs = append(hs, Holder{
+			Pid: h.Pid, Comm: Escape(h.Comm.String()), FD: h.FD,
+			StartTime: f.Started(h.Start),
+		})
+	}
+	return hs
+}

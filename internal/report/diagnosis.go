@@ -1,0 +1,262 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/record"
+)
+
+// Diagnosis writes a diagnosis: a report for people, or the processes as rows.
+type Diagnosis struct {
+	doc *document[record.Diagnosis, record.Suspect]
+}
+
+// NewDiagnosis checks the options; the error is an *OptionError.
+func NewDiagnosis(o Options) (*Diagnosis, error) {
+	doc, err := newDocument[record.Diagnosis, record.Suspect](o, "processes")
+	return &Diagnosis{doc}, err
+}
+
+// Write writes one diagnosis.
+func (d *Diagnosis) Write(w io.Writer, r *record.Diagnosis) (err error) {
+	sorted := *r
+	if sorted.Processes, err = d.doc.sorted(r.Processes); err != nil {
+		return err
+	}
+	o := &d.doc.o
+	switch {
+	case o.Format == JSON || o.Format == JSONL:
+		return d.doc.writeJSON(w, &sorted)
+	case o.Format == CSV || len(o.Fields) > 0:
+		return d.doc.writeRows(w, sorted.Processes)
+	}
+	p := page{color: o.Color}
+	p.headline(&sorted)
+	for i := range sorted.Processes {
+		p.suspect(&sorted.Processes[i], o.Format == Wide)
+	}
+	p.reservations(&sorted)
+	return p.writeTo(w)
+}
+
+// headline is the verdict, and what it rests on.
+func (p *page) headline(r *record.Diagnosis) {
+	p.printf("%s: %s\n", p.painted(bold+verdictColor(r.Verdict), r.Verdict), summary(r))
+	how := "judged the present"
+	if r.ObservedNS > 0 {
+		how = "watched for " + durationText(time.Duration(r.ObservedNS))
+	}
+	sockets := plural(r.SocketsCloseWait, "socket")
+	if r.SocketsTotal != nil {
+		sockets = fmt.Sprintf("%d of %s", r.SocketsCloseWait, plural(*r.SocketsTotal, "socket"))
+	}
+	p.printf("%s; %s in CLOSE_WAIT; stuck means %s or more\n", how, sockets,
+		durationText(time.Duration(r.ThresholdNS)))
+}
+
+// summary counts the processes by verdict; the nobody-known entry is no process.
+func summary(r *record.Diagnosis) string {
+	counts := map[string]int{}
+	for i := range r.Processes {
+		if r.Processes[i].Pid != 0 {
+			counts[r.Processes[i].Verdict]++
+		}
+	}
+	var parts []string
+	if n := counts["leaking"]; n > 0 {
+		parts = append(parts, map[bool]string{true: "1 process does", false: fmt.Sprintf("%d processes do", n)}[n == 1]+
+			" not close sockets")
+	}
+	if n := counts["suspicious"]; n > 0 {
+		parts = append(parts, plural(n, "process")+" to look at")
+	}
+	if len(parts) > 0 {
+		return strings.Join(parts, ", ")
+	}
+	if r.Verdict != "clean" {
+		return "sockets that no known process is responsible for"
+	}
+	return "no process fails to close its sockets"
+}
+
+func verdictColor(verdict string) string {
+	return map[string]string{"leaking": red, "suspicious": yellow, "clean": green}[verdict]
+}
+
+// suspect is the block of one process. Clean ones get a line, unless all is wanted.
+func (p *page) suspect(s *record.Suspect, all bool) {
+	name := "no process known"
+	if s.Pid != 0 {
+		name = fmt.Sprintf("pid %d %s", s.Pid, s.Comm)
+	}
+	verdict := p.painted(verdictColor(s.Verdict), s.Verdict)
+	if s.Verdict == "clean" && !all {
+		p.printf("\n%s: %s; %s\n", p.painted(bold, name), verdict, socketsText(s))
+		return
+	}
+	p.printf("\n%s: %s\n", p.painted(bold, name), verdict)
+	p.field("why", s.Why)
+	p.field("sockets", socketsText(s))
+	p.field("causes", causesText(s.Causes))
+	p.field("files", filesText(s))
+	p.lines("command", nonEmpty(clip(cmp.Or(s.Cmdline, s.Exe), all)))
+	p.field("where", placeText(s))
+	p.field("peers", peersText(s.Peers))
+	for i := range s.Groups {
+		p.group(&s.Groups[i], all)
+	}
+	for i, text := range s.Advice {
+		p.field(map[bool]string{true: "advice"}[i == 0], text)
+	}
+	p.lines("try", s.Commands)
+}
+
+func socketsText(s *record.Suspect) string {
+	text := fmt.Sprintf("%s, %d stuck", plural(s.Sockets, "socket"), s.Stuck)
+	if s.OldestNS != nil {
+		text += ", oldest " + ageText(*s.OldestNS, s.OldestBound)
+	}
+	if s.GrowthPerMin != nil {
+		text += fmt.Sprintf(", %+.1f per minute", *s.GrowthPerMin)
+	}
+	return text
+}
+
+func ageText(ns int64, bound record.Word) string {
+	b := event.Exact
+	if bound == record.Word(event.AtLeast.String()) {
+		b = event.AtLeast
+	}
+	return string(appendAge(nil, time.Duration(ns), b))
+}
+
+// causesText lists the most frequent first.
+func causesText(causes map[string]int) string {
+	var parts []string
+	for _, c := range slices.SortedFunc(maps.Keys(causes), func(a, b string) int {
+		return cmp.Or(cmp.Compare(causes[b], causes[a]), cmp.Compare(a, b))
+	}) {
+		parts = append(parts, fmt.Sprintf("%d %s", causes[c], c))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func filesText(s *record.Suspect) string {
+	if s.FDsOpen == nil {
+		return ""
+	}
+	text := plural(*s.FDsOpen, "descriptor") + " open"
+	if s.FDsLimit != nil {
+		text = fmt.Sprintf("%d of %d descriptors open", *s.FDsOpen, *s.FDsLimit)
+	}
+	if s.FDsExhaustedInS != nil {
+		text += ", exhausted in about " + durationText(time.Duration(*s.FDsExhaustedInS)*time.Second)
+	}
+	return text
+}
+
+func placeText(s *record.Suspect) string {
+	var parts []string
+	for _, part := range [][2]string{{"unit ", s.Unit}, {"container ", s.Container}, {"pod ", s.Pod}} {
+		if part[1] != "" {
+			parts = append(parts, part[0]+part[1])
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func peersText(peers []record.Remote) string {
+	var parts []string
+	for _, r := range peers {
+		name := r.Raddr.String()
+		if r.Rport != 0 {
+			name = netip.AddrPortFrom(r.Raddr, r.Rport).String()
+		}
+		parts = append(parts, fmt.Sprintf("%s (%d)", name, r.N))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// group is a line for sockets of one kind, and the place in the code.
+func (p *page) group(g *record.Group, all bool) {
+	site := ""
+	switch {
+	case g.Lport != 0:
+		site = fmt.Sprintf(" on local port %d", g.Lport)
+	case g.Rport != 0:
+		site = fmt.Sprintf(" to port %d", g.Rport)
+	}
+	kind := map[record.Word]string{"in": "accepted", "out": "connected"}[g.Direction]
+	text := fmt.Sprintf("%d x %s: %s%s", g.N, cmp.Or(string(g.Cause), "unknown"), kind, site)
+	if g.OldestNS != nil {
+		text += ", oldest " + ageText(*g.OldestNS, g.OldestBound)
+	}
+	p.field("group", strings.ReplaceAll(text, ":  ", ": "))
+	p.lines("", framesText(g, all))
+}
+
+// maxFrames keeps a report readable; wide shows all.
+const maxFrames = 6
+
+func framesText(g *record.Group, all bool) []string {
+	var lines []string
+	for i, f := range g.Frames {
+		if i == maxFrames && !all {
+			return append(lines, fmt.Sprintf("     ... %d more", len(g.Frames)-i))
+		}
+		at := "     "
+		if i == 0 {
+			at = g.StackKind + ": "
+		}
+		lines = append(lines, at+frameText(&f))
+	}
+	return lines
+}
+
+func frameText(f *record.Frame) string {
+	switch {
+	case f.Function != "" && f.File != "":
+		return fmt.Sprintf("%s %s:%d", f.Function, f.File, f.Line)
+	case f.Function != "":
+		return strings.TrimSpace(f.Function + " " + f.Module)
+	default:
+		return fmt.Sprintf("%s+%#x", cmp.Or(f.Module, "?"), f.Offset)
+	}
+}
+
+// reservations say what the verdict cannot know.
+func (p *page) reservations(r *record.Diagnosis) {
+	if l := r.Loss; l.Any() {
+		p.printf("\n%s\n", LossText(event.Loss{
+			Lost: l.Lost, Dropped: l.Dropped, Evicted: l.Evicted, Missed: l.Missed,
+		}))
+	}
+	for _, ns := range r.UnreadNetns {
+		p.printf("\nnetwork namespace %d could not be read: %s\n", ns.Netns, ns.Reason)
+	}
+}
+
+func nonEmpty(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}
+
+// clip shortens a line that need not be read whole.
+func clip(s string, all bool) string {
+	const limit = lineWidth - 1 - len(indent) - labelWidth
+	if all || utf8.RuneCountInString(s) <= limit {
+		return s
+	}
+	return string([]rune(s)[:limit-3]) + "..."
+}

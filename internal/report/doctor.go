@@ -1,0 +1,93 @@
+package report
+
+import (
+	"io"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/record"
+)
+
+// Doctor writes what tcpwaitd found out about the host.
+type Doctor struct {
+	doc *document[record.Doctor, record.Check]
+}
+
+// NewDoctor checks the options; the error is an *OptionError.
+func NewDoctor(o Options) (*Doctor, error) {
+	doc, err := newDocument[record.Doctor, record.Check](o, "checks")
+	return &Doctor{doc}, err
+}
+
+// Write writes one finding. CSV and chosen fields are of the checks.
+func (d *Doctor) Write(w io.Writer, r *record.Doctor) (err error) {
+	sorted := *r
+	if sorted.Checks, err = d.doc.sorted(r.Checks); err != nil {
+		return err
+	}
+	o := &d.doc.o
+	switch {
+	case o.Format == JSON || o.Format == JSONL:
+		return d.doc.writeJSON(w, &sorted)
+	case o.Format == CSV || len(o.Fields) > 0:
+		return d.doc.writeRows(w, sorted.Checks)
+	}
+	p := page{color: o.Color}
+	p.checks(&sorted)
+	if err := p.hooks(sorted.Hooks, o.Color); err != nil {
+		return err
+	}
+	p.sysctls(sorted.MisleadingSysctls)
+	return p.writeTo(w)
+}
+
+func (p *page) checks(r *record.Doctor) {
+	verdict := p.painted(green, "tcpwaitd can run here")
+	if !r.OK {
+		verdict = p.painted(red, "tcpwaitd cannot run here")
+	}
+	p.printf("%s: Linux %s, %s\n\n", verdict, r.Kernel, r.Arch)
+	widest := 0
+	for _, c := range r.Checks {
+		widest = max(widest, len(c.Name))
+	}
+	for _, c := range r.Checks {
+		result := p.painted(green, "ok  ")
+		if !c.OK {
+			result = p.painted(red, "FAIL")
+		}
+		hang := len("FAIL") + widest + 4
+		p.printf("%s  %-*s  %s\n", result, widest, c.Name, wrap(c.Detail, hang))
+		if c.Cure != "" {
+			p.printf("%*s%s\n", hang, "", wrap("cure: "+c.Cure, hang))
+		}
+	}
+}
+
+func (p *page) hooks(hooks []event.Hook, color bool) error {
+	if len(hooks) == 0 {
+		return nil
+	}
+	p.printf("\n")
+	return writeTable(&p.buf, []column[*event.Hook]{
+		{name: "fact", text: func(dst []byte, h *event.Hook) []byte { return append(dst, h.Fact...) }},
+		{name: "hook", text: func(dst []byte, h *event.Hook) []byte { return append(dst, h.Hook...) }},
+		{name: "kind", text: func(dst []byte, h *event.Hook) []byte { return append(dst, h.Kind...) }},
+		{name: "used", text: func(dst []byte, h *event.Hook) []byte {
+			if h.Attached {
+				return append(dst, "yes"...)
+			}
+			return append(dst, "no"...)
+		}},
+		{name: "reason", text: func(dst []byte, h *event.Hook) []byte { return append(dst, h.Reason...) }},
+	}, rowsOf(hooks), color)
+}
+
+func (p *page) sysctls(list []record.Sysctl) {
+	if len(list) == 0 {
+		return
+	}
+	p.printf("\nSettings that do not cure CLOSE_WAIT, whatever the web says:\n")
+	for _, s := range list {
+		p.printf("%s = %s\n%s%s\n", s.Name, s.Value, indent, wrap(s.Note, len(indent)))
+	}
+}

@@ -1,0 +1,177 @@
+package report
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/record"
+)
+
+// defaultSocketColumns are the columns without --fields. The table's fit 80 characters
+// with usual addresses.
+func defaultSocketColumns(f Format, fields []leaf) []string {
+	switch f {
+	case Table:
+		return []string{"age", "cause", "owner.pid", "owner.comm", "local", "remote", "recv_q"}
+	case Wide:
+		return []string{
+			"age", "at_most", "cause", "state", "direction", "owner.pid", "owner.comm", "owner.evidence",
+			"local", "remote", "recv_q", "send_q", "holders", "accept_queue", "other_end",
+			"netns", "cookie", "container_id", "owner.unit", "owner.cmdline",
+		}
+	default:
+		return allNames(fields)
+	}
+}
+
+// socketColumns go straight to the kernel's facts, because a million rows may come. Those
+// named like a field of the record replace the slow way to it.
+func socketColumns(threshold time.Duration) []column[*socketRow] {
+	return append(briefColumns(threshold), wideColumns()...)
+}
+
+func briefColumns(threshold time.Duration) []column[*socketRow] {
+	return []column[*socketRow]{
+		{
+			name: "age", header: "AGE", right: true, number: dwellOf,
+			text:  func(dst []byte, r *socketRow) []byte { return appendAge(dst, r.c.Dwell(), r.c.Bound) },
+			color: func(r *socketRow) string { return stuckColor(r, threshold) },
+		},
+		{
+			name: "cause", header: "CAUSE",
+			text: func(dst []byte, r *socketRow) []byte { return append(dst, record.CauseOf(r.c)...) },
+		},
+		{
+			name: "owner.pid", header: "PID", right: true,
+			text:   func(dst []byte, r *socketRow) []byte { return appendUint(dst, uint64(r.c.Blamed.Pid)) },
+			number: func(r *socketRow) (int64, bool) { return int64(r.c.Blamed.Pid), r.c.Blamed.Known() },
+		},
+		{
+			name: "owner.comm", header: "COMM",
+			text: func(dst []byte, r *socketRow) []byte { return appendComm(dst, &r.c.Blamed.Comm) },
+		},
+		{
+			name: "local", header: "LOCAL",
+			text: func(dst []byte, r *socketRow) []byte { return appendAddrPort(dst, r.c.Flow.Local) },
+		},
+		{
+			name: "remote", header: "REMOTE",
+			text: func(dst []byte, r *socketRow) []byte { return appendAddrPort(dst, r.c.Flow.Remote) },
+		},
+		{
+			name: "recv_q", header: "RECV-Q", right: true,
+			text:   func(dst []byte, r *socketRow) []byte { return strconv.AppendUint(dst, uint64(r.c.RecvQ), 10) },
+			number: func(r *socketRow) (int64, bool) { return int64(r.c.RecvQ), true },
+		},
+	}
+}
+
+func stuckColor(r *socketRow, threshold time.Duration) string {
+	if threshold > 0 && r.c.State == event.CloseWait && r.c.Dwell() >= threshold {
+		return red
+	}
+	return ""
+}
+
+func wideColumns() []column[*socketRow] {
+	return []column[*socketRow]{
+		{name: "at_most", header: "AT-MOST", right: true, number: dwellMaxOf, text: func(dst []byte, r *socketRow) []byte {
+			if d := r.c.DwellMax(); d > 0 {
+				return appendDuration(dst, d)
+			}
+			return dst
+		}},
+		{
+			name: "state", header: "STATE",
+			text: func(dst []byte, r *socketRow) []byte { return append(dst, r.c.State.String()...) },
+		},
+		{
+			name: "direction", header: "DIR",
+			text: func(dst []byte, r *socketRow) []byte { return append(dst, r.c.Direction.String()...) },
+		},
+		{
+			name: "owner.evidence", header: "EVIDENCE",
+			text: func(dst []byte, r *socketRow) []byte { return append(dst, r.c.Evidence.String()...) },
+		},
+		{
+			name: "send_q", header: "SEND-Q", right: true,
+			text:   func(dst []byte, r *socketRow) []byte { return strconv.AppendUint(dst, uint64(r.c.SendQ), 10) },
+			number: func(r *socketRow) (int64, bool) { return int64(r.c.SendQ), true },
+		},
+		{name: "holders", header: "HOLDERS", text: appendHolders},
+		{name: "accept_queue", header: "LISTENER", text: appendListener},
+		{name: "other_end", header: "PEER", text: appendPeer},
+		{
+			name: "netns", header: "NETNS", right: true,
+			text:   func(dst []byte, r *socketRow) []byte { return appendUint(dst, uint64(r.c.Flow.Netns)) },
+			number: func(r *socketRow) (int64, bool) { return int64(r.c.Flow.Netns), r.c.Flow.Netns != 0 },
+		},
+		{
+			name: "cookie", header: "COOKIE", right: true,
+			text:   func(dst []byte, r *socketRow) []byte { return appendUint(dst, uint64(r.c.Cookie)) },
+			number: func(r *socketRow) (int64, bool) { return int64(r.c.Cookie), r.c.Cookie != 0 },
+		},
+		{name: "container_id", header: "CONTAINER", text: appendContainer},
+		{name: "owner.unit", header: "UNIT", text: func(dst []byte, r *socketRow) []byte {
+			return record.AppendEscaped(dst, r.facts.Process(r.c.Blamed.Pid).Unit)
+		}},
+		{name: "owner.cmdline", header: "CMDLINE", text: func(dst []byte, r *socketRow) []byte {
+			return append(dst, record.Cmdline(r.facts.Process(r.c.Blamed.Pid))...)
+		}},
+	}
+}
+
+func dwellMaxOf(r *socketRow) (int64, bool) { return int64(r.c.DwellMax()), r.c.DwellMax() > 0 }
+
+// appendHolders writes pid/comm:fd for each descriptor.
+func appendHolders(dst []byte, r *socketRow) []byte {
+	for i := range r.c.Holders {
+		h := &r.c.Holders[i]
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = strconv.AppendUint(dst, uint64(h.Pid), 10)
+		dst = append(dst, '/')
+		dst = appendComm(dst, &h.Comm)
+		dst = append(dst, ':')
+		dst = strconv.AppendInt(dst, int64(h.FD), 10)
+	}
+	return dst
+}
+
+// appendListener writes pid/comm and the accept queue as length/limit.
+func appendListener(dst []byte, r *socketRow) []byte {
+	if len(r.c.Listeners) == 0 {
+		return dst
+	}
+	l := &r.c.Listeners[0]
+	dst = strconv.AppendUint(dst, uint64(l.Pid), 10)
+	dst = append(dst, '/')
+	dst = appendComm(dst, &l.Comm)
+	dst = append(dst, ' ')
+	dst = strconv.AppendUint(dst, uint64(l.QueueLen), 10)
+	dst = append(dst, '/')
+	return strconv.AppendUint(dst, uint64(l.QueueMax), 10)
+}
+
+func appendPeer(dst []byte, r *socketRow) []byte {
+	p, ok := r.facts.Peers[r.c.Cookie]
+	if !ok {
+		return dst
+	}
+	if p.Pid != 0 {
+		dst = strconv.AppendUint(dst, uint64(p.Pid), 10)
+		dst = append(append(append(dst, '/'), p.Comm...), ' ')
+	}
+	return append(dst, p.State...)
+}
+
+// appendContainer shortens the id as the runtimes' own tools do.
+func appendContainer(dst []byte, r *socketRow) []byte {
+	id := r.facts.Process(r.c.Blamed.Pid).Container
+	if id == "" {
+		id = r.facts.Cgroups[r.c.Cgroup].Container
+	}
+	return record.AppendEscaped(dst, id[:min(len(id), 12)])
+}
