@@ -22,8 +22,9 @@ func listCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the sockets that exist now, with age, owner, holders and cause",
-		Long: `List the sockets that exist now in all network namespaces, those in CLOSE_WAIT
-unless --state says otherwise, the oldest first.
+		Long: `List the sockets that exist now in all network namespaces, the oldest first: those
+in CLOSE_WAIT, and closed ones that a process still holds a descriptor of (which no
+socket lister shows), unless --state says otherwise.
 
 AGE is the time in the state; a + marks a lower bound, for sockets that are older
 than the watching. CAUSE says why the socket is not closed: unaccepted, unread_data,
@@ -39,7 +40,7 @@ RECV-Q counts the peer's FIN as one. -o wide shows everything.
 		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error { return a.list(&ff, threshold) },
 	}
-	ff.bind(cmd, "close-wait")
+	ff.bind(cmd, "close-wait,close")
 	thresholdFlag(cmd, &threshold)
 	return cmd
 }

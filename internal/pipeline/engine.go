@@ -188,6 +188,10 @@ func (e *Engine) casesWith(snap *event.Snapshot, q *Query, clock event.Clock, fd
 	}
 	chosen := cases[:0]
 	for i := range cases {
+		// A closed socket that never had a connection is nobody's concern.
+		if cases[i].State == event.Close && cases[i].Cause != diagnosis.ZombieFD {
+			continue
+		}
 		if q.Filter.MatchCase(&cases[i], &facts) {
 			chosen = append(chosen, cases[i])
 		}

@@ -61,9 +61,6 @@ type counter struct {
 }
 
 func (c *counter) add(s *diagnosis.Case, f *record.Facts) {
-	if s.State == event.Close && len(s.Holders) == 0 {
-		return
-	}
 	c.all[s.State]++
 	if c.by == ByNothing {
 		return

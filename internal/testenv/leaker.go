@@ -84,7 +84,7 @@ func StartLeaker(tb testing.TB, o Options) *Leaker {
 	if o.Netns != "" {
 		RequireRoot(tb)
 	}
-	program, err := leakerProgram()
+	program, err := LeakerProgram()
 	if err != nil {
 		tb.Fatalf("build leaker: %v", err)
 	}
@@ -174,7 +174,7 @@ var leaker built
 
 // leakerProgram builds the leaker once per test process. The directory is removed by
 // nobody but the system's cleaner of temporary files: tests have no common end.
-func leakerProgram() (string, error) {
+func LeakerProgram() (string, error) {
 	if path := os.Getenv(leakerEnv); path != "" {
 		return path, nil
 	}

@@ -256,7 +256,7 @@ func TestLeakerEndsWithItsPeers(t *testing.T) {
 }
 
 func TestLeakerRefuses(t *testing.T) {
-	program, err := leakerProgram()
+	program, err := LeakerProgram()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,136 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
+)
+
+func monotonic() int64 {
+	var ts unix.Timespec
+	// Cannot fail for this clock.
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	return ts.Nano()
+}
+
+// Dwell of finished waits, against the clock readings around both close() calls.
+func TestTailTimesWaits(t *testing.T) {
+	ns := testNetns(t)
+	tail := start(t, "tail", "-o", "json", "--netns", inode(ns), "--state", "close-wait")
+	leak := testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", N: n, Netns: ns.Path, CloseAfter: 200 * time.Millisecond})
+	type truth struct{ least, most time.Duration }
+	want := map[uint16]truth{}
+	for line := range leak.Lines {
+		if s := line.Socket; s != nil && line.CloseBefore != 0 {
+			want[s.Rport] = truth{time.Duration(line.CloseBefore - s.After), time.Duration(line.CloseAfter - s.Before)}
+		}
+		if len(want) == n {
+			break
+		}
+	}
+	dec := json.NewDecoder(tail.stdout)
+	entered := 0
+	for ended := 0; ended < n; {
+		var tr transition
+		if err := dec.Decode(&tr); err != nil {
+			t.Fatalf("after %d of %d waits: %v", ended, n, err)
+		}
+		if tr.NewState == "CLOSE_WAIT" {
+			entered++
+		}
+		if tr.OldState != "CLOSE_WAIT" {
+			continue
+		}
+		ended++
+		w := want[tr.Rport]
+		if tr.InStateNS == nil || tr.InStateBound != "exact" || tr.Owner.Pid != leak.Pid {
+			t.Errorf("end of a wait: %+v", tr)
+			continue
+		}
+		if d := time.Duration(*tr.InStateNS); d < w.least-5*time.Millisecond || d > w.most+5*time.Millisecond {
+			t.Errorf("wait of port %d lasted %v, truth is between %v and %v", tr.Rport, d, w.least, w.most)
+		}
+	}
+	if entered != n {
+		t.Errorf("%d waits began, want %d", entered, n)
+	}
+	if err := tail.cmd.Process.Signal(unix.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	tail.wait(t).want(t, 0)
+}
+
+func TestLeakThatGrows(t *testing.T) {
+	ns := testNetns(t)
+	d := start(t, "diagnose", "-o", "json", "--for", patience.String(), "--threshold", "100ms", "--netns", inode(ns))
+	leak := testenv.StartLeaker(t, testenv.Options{Cause: "grow", N: n, Netns: ns.Path, Every: 100 * time.Millisecond})
+	for grown := 0; grown < n; grown++ {
+		if line := <-leak.Lines; line.Socket == nil {
+			t.Fatalf("leaker ended after %d", grown)
+		}
+	}
+	r := d.interrupt(t).want(t, 3)
+	v := decode[verdict](t, r.stdout)
+	if len(v.Processes) != 1 || v.Verdict != "leaking" || v.Processes[0].Pid != leak.Pid || v.Processes[0].Sockets != n {
+		t.Errorf("verdict %+v, want pid %d leaking %d", v, leak.Pid, n)
+	}
+}
+
+// Thousands of connections, each closed promptly.
+func TestHealthyServerIsClean(t *testing.T) {
+	ns := testNetns(t)
+	d := start(t, "diagnose", "-o", "json", "--for", patience.String(), "--threshold", "1s", "--netns", inode(ns))
+	testenv.StartLeaker(t, testenv.Options{Cause: "healthy", N: 4001, Netns: ns.Path})
+	r := d.interrupt(t).want(t, 0)
+	if v := decode[verdict](t, r.stdout); v.Verdict != "clean" || v.Loss.Any() {
+		t.Errorf("verdict %+v", v)
+	}
+	run(t, "diagnose", "--for", "0", "--netns", inode(ns)).want(t, 0)
+}
+
+// states counts what the kernel's own table has.
+func TestStatesEqualKernel(t *testing.T) {
+	ns := testNetns(t)
+	testenv.StartLeaker(t, testenv.Options{Cause: "unread_data", N: n, Netns: ns.Path})
+	testenv.StartLeaker(t, testenv.Options{Cause: "unaccepted", N: n, Netns: ns.Path})
+	r := run(t, "states", "-o", "json", "--netns", inode(ns)).want(t, 0)
+	got := decode[struct{ States map[string]int }](t, r.stdout).States
+	want := map[string]int{}
+	for _, row := range testenv.TCPTable(t, ns.Path) {
+		want[row.State.String()]++
+	}
+	for state, count := range got {
+		if count != want[state] {
+			t.Errorf("%s: %d, the kernel's table has %d", state, count, want[state])
+		}
+	}
+	if len(got) < 12 || got["CLOSE_WAIT"] != 2*n {
+		t.Errorf("states %v", got)
+	}
+}
+
+// A closed pipe is the reader's way of saying enough.
+func TestClosedPipeEndsQuietly(t *testing.T) {
+	ns := testNetns(t)
+	tail := start(t, "tail", "--netns", inode(ns))
+	testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", N: n, Netns: ns.Path})
+	if _, err := tail.stdout.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if err := tail.pipe.Close(); err != nil {
+		t.Fatal(err)
+	}
+	testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", N: n, Netns: ns.Path})
+	<-tail.done
+	if err := tail.cmd.Wait(); err != nil {
+		t.Errorf("%v: %s", err, tail.stderr)
+	}
+	if bytes.Contains(tail.stderr.Bytes(), []byte("pipe")) {
+		t.Errorf("stderr: %s", tail.stderr)
+	}
+}

@@ -1,0 +1,113 @@
+package e2e
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
+)
+
+// nobody has no privilege at all.
+const nobody = 65534
+
+func TestNotRoot(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, args := range [][]string{{"list"}, {"tail"}, {"diagnose"}, {"states"}, {"doctor"}} {
+		cmd := prepare(t, args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		r := finish(t, cmd).want(t, 5)
+		if all := r.stdout + r.stderr; !strings.Contains(all, "privilege") || !strings.Contains(all, "root") {
+			t.Errorf("%v: no cause and cure in %q", args, all)
+		}
+	}
+	for _, args := range [][]string{{"version"}, {"help"}, {"list", "--help"}, {"completion", "bash"}} {
+		cmd := prepare(t, args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		finish(t, cmd).want(t, 0)
+	}
+}
+
+// A container without the host's pid namespace: it works, and says what is missing.
+func TestOwnPidNamespace(t *testing.T) {
+	testenv.RequireRoot(t)
+	cmd := prepare(t, "doctor", "-o", "json")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
+	r := finish(t, cmd).want(t, 0)
+	if !strings.Contains(r.stdout, "hostPID") {
+		t.Errorf("doctor says nothing of the pid namespace: %s", r.stdout)
+	}
+	cmd = prepare(t, "list")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
+	if r := finish(t, cmd).want(t, 0); !strings.Contains(r.stderr, "pid namespace") {
+		t.Errorf("list says nothing of the pid namespace: %q", r.stderr)
+	}
+}
+
+// Names come from processes and may hold anything.
+func TestHostileNames(t *testing.T) {
+	ns := testNetns(t)
+	const evil = "\x1b[31m\n\"=x\xff,"
+	program := filepath.Join(t.TempDir(), evil)
+	copyLeaker(t, program)
+	cmd := exec.Command(program, "-cause=eof_ignored", "-n=23", "-netns="+ns.Path)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stdin.Close(); cmd.Wait() })
+	if err := json.NewDecoder(stdout).Decode(&struct{}{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"list"}, {"list", "-o", "wide"}, {"list", "-o", "csv"}, {"list", "-o", "json"}, {"list", "-o", "jsonl"},
+		{"diagnose", "--for", "0", "--threshold", "1ms"}, {"states", "--by", "pid"}, {"states", "--by", "pid", "-o", "csv"},
+	} {
+		r := run(t, append(args, "--netns", inode(ns))...)
+		if strings.ContainsAny(r.stdout, "\x1b\xff") || !strings.Contains(r.stdout, `\x1b[31m`) {
+			t.Errorf("%v: %q", args, r.stdout)
+		}
+		switch args[len(args)-1] {
+		case "json", "jsonl":
+			for dec := json.NewDecoder(strings.NewReader(r.stdout)); ; {
+				if err := dec.Decode(new(any)); err == io.EOF {
+					break
+				} else if err != nil {
+					t.Fatalf("%v: %v", args, err)
+				}
+			}
+		case "csv":
+			if _, err := csv.NewReader(strings.NewReader(r.stdout)).ReadAll(); err != nil {
+				t.Errorf("%v: %v", args, err)
+			}
+		}
+	}
+}
+
+func copyLeaker(t *testing.T, to string) {
+	t.Helper()
+	from, err := testenv.LeakerProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
