@@ -29,6 +29,9 @@ __u32 snapshot_states; /* bit n: rows for sockets in state n */
 __u8 snapshot_import;  /* 1: give each socket a record */
 __u8 snapshot_own;     /* 1: a holder becomes owner where none is known */
 
+/* Sockets the snapshot met, in whatever state; Go sets it to 0 before. */
+__u64 snapshot_met;
+
 /* Results of the clock program. */
 __u64 clock_ktime;
 __u64 clock_jiffies;

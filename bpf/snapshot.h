@@ -217,6 +217,7 @@ static __always_inline int on_tcp_row(struct seq_file *seq,
 	struct tcp_sock *tp;
 	struct record *rec;
 
+	snapshot_met++;
 	tw = bpf_skc_to_tcp_timewait_sock(skc);
 	if (tw) {
 		emit_mini(seq, skc, tw->tw_sk.tw_substate);
@@ -238,6 +239,7 @@ static __always_inline int on_tcp_row(struct seq_file *seq,
 static __always_inline int on_record_row(struct seq_file *seq, struct sock *sk,
 					 struct record *rec)
 {
+	snapshot_met++;
 	if (!wanted_row(sk->__sk_common.skc_state))
 		return 0;
 	adopt_accepted(rec);

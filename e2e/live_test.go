@@ -69,7 +69,7 @@ func TestLeakThatGrows(t *testing.T) {
 	ns := testNetns(t)
 	d := start(t, "diagnose", "-o", "json", "--for", patience.String(), "--threshold", "100ms", "--netns", inode(ns))
 	leak := testenv.StartLeaker(t, testenv.Options{Cause: "grow", N: n, Netns: ns.Path, Every: 100 * time.Millisecond})
-	for grown := 0; grown < n; grown++ {
+	for grown := range n {
 		if line := <-leak.Lines; line.Socket == nil {
 			t.Fatalf("leaker ended after %d", grown)
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
@@ -68,16 +69,27 @@ func TestHostileNames(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { stdin.Close(); cmd.Wait() })
+	t.Cleanup(func() {
+		stdin.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("leaker: %v", err)
+		}
+	})
 	if err := json.NewDecoder(stdout).Decode(&struct{}{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{
-		{"list"}, {"list", "-o", "wide"}, {"list", "-o", "csv"}, {"list", "-o", "json"}, {"list", "-o", "jsonl"},
-		{"diagnose", "--for", "0", "--threshold", "1ms"}, {"states", "--by", "pid"}, {"states", "--by", "pid", "-o", "csv"},
+		{"list"},
+		{"list", "-o", "wide"},
+		{"list", "-o", "csv"},
+		{"list", "-o", "json"},
+		{"list", "-o", "jsonl"},
+		{"diagnose", "--for", "0", "--threshold", "1ms"},
+		{"states", "--by", "pid"},
+		{"states", "--by", "pid", "-o", "csv"},
 	} {
 		r := run(t, append(args, "--netns", inode(ns))...)
-		if strings.ContainsAny(r.stdout, "\x1b\xff") || !strings.Contains(r.stdout, `\x1b[31m`) {
+		if strings.Contains(r.stdout, "\x1b") || !utf8.ValidString(r.stdout) || !strings.Contains(r.stdout, `\x1b[31m`) {
 			t.Errorf("%v: %q", args, r.stdout)
 		}
 		switch args[len(args)-1] {

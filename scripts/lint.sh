@@ -5,5 +5,5 @@ cd "$(dirname "$0")/.."
 scripts/fmt.sh --check
 go vet ./...
 go tool -modfile=tools/go.mod golangci-lint run
-shellcheck scripts/*.sh .ci/run
+shellcheck scripts/*.sh scripts/vm/*.sh scripts/vm/init .ci/run
 echo "lint is clean"

@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,9 +87,31 @@ func (a *app) diagnose(ff *filterFlags, watch, threshold time.Duration) error {
 // preview tells whoever waits what the present looks like.
 func (a *app) preview(watch time.Duration) func(*pipeline.Diagnosed) {
 	return func(d *pipeline.Diagnosed) {
-		fmt.Fprintf(a.stderr, "at present: %v, %d sockets in CLOSE_WAIT; watching for %v (Ctrl-C judges at once)\n",
-			d.Verdict, d.Sockets, watch)
+		fmt.Fprintf(a.stderr, "at present %d sockets in CLOSE_WAIT\n", d.Sockets)
+		for i := range d.Processes {
+			if i == maxPreview {
+				fmt.Fprintf(a.stderr, "  and %d processes more\n", len(d.Processes)-i)
+				break
+			}
+			fmt.Fprintf(a.stderr, "  %s\n", previewLine(&d.Processes[i]))
+		}
+		fmt.Fprintf(a.stderr, "watching for %v to see what grows (Ctrl-C judges at once)\n", watch)
 	}
+}
+
+// maxPreview processes are named at once; the rest comes with the judgement.
+const maxPreview = 5
+
+func previewLine(p *diagnosis.Process) string {
+	who := "nobody known"
+	if p.Task.Known() {
+		who = fmt.Sprintf("pid %d %s", p.Task.Pid, record.Escape(p.Task.Comm.String()))
+	}
+	causes := make([]string, 0, len(p.Causes))
+	for _, c := range slices.Sorted(maps.Keys(p.Causes)) {
+		causes = append(causes, fmt.Sprintf("%d %s", p.Causes[c], c))
+	}
+	return fmt.Sprintf("%s: %s, oldest %s", who, strings.Join(causes, ", "), report.Age(p.Oldest, p.OldestBound))
 }
 
 func diagnosisRecord(d *pipeline.Diagnosed) *record.Diagnosis {

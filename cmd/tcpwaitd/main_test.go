@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -305,8 +306,16 @@ func TestPreview(t *testing.T) {
 	a := &app{env: e}
 	d := &pipeline.Diagnosed{}
 	d.Verdict, d.Sockets = diagnosis.Suspicious, 23
+	d.Processes = slices.Repeat([]diagnosis.Process{{
+		Task: event.Task{Pid: 7, Comm: event.MakeComm("a\x1bb")}, Oldest: 43 * time.Minute, OldestBound: event.AtLeast,
+		Causes: map[diagnosis.Cause]int{diagnosis.UnreadEOF: 23, diagnosis.EOFIgnored: 1},
+	}}, maxPreview+1)
 	a.preview(10 * time.Second)(d)
-	if want := "at present: suspicious, 23 sockets in CLOSE_WAIT; watching for 10s (Ctrl-C judges at once)\n"; stderr.String() != want {
+	want := "at present 23 sockets in CLOSE_WAIT\n" +
+		strings.Repeat("  pid 7 a\\x1bb: 1 eof_ignored, 23 unread_eof, oldest 43m+\n", maxPreview) +
+		"  and 1 processes more\n" +
+		"watching for 10s to see what grows (Ctrl-C judges at once)\n"
+	if stderr.String() != want {
 		t.Errorf("got %q", stderr)
 	}
 }

@@ -64,9 +64,6 @@ func advise(p *Process) {
 		}
 	}
 	p.Advice = append(p.Advice, noCure, noKill)
-	if pid := p.Task.Pid; pid != 0 {
-		p.Commands = append(p.Commands, fmt.Sprintf("tcpwaitd explain %d", pid))
-	}
 }
 
 // commandsFor returns what to look at next.

@@ -83,7 +83,7 @@ func processes(holders []event.Holder) []event.Task {
 	var found []event.Task
 next:
 	for i := range holders {
-		if !holders[i].Task.Known() {
+		if !holders[i].Known() {
 			continue
 		}
 		for j := range found {

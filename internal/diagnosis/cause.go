@@ -44,28 +44,50 @@ type Rule struct {
 // Rules returns the ordered table. RecvQ counts the FIN as one byte.
 func Rules() []Rule {
 	return []Rule{
-		{None, "a TCP subflow of an MPTCP socket", "shown with that socket",
-			func(f *facts) bool { return f.Subflow }},
-		{ZombieFD, "state CLOSE, once connected, a descriptor still open", "shutdown() without close()",
-			func(f *facts) bool { return f.State == event.Close && f.WasConnected && len(f.holding) > 0 }},
-		{None, "any other state than CLOSE_WAIT", "nobody",
-			func(f *facts) bool { return f.State != event.CloseWait }},
-		{Unaccepted, "no inode and no holder: still in the accept queue", "the listener's process does not call accept()",
-			func(f *facts) bool { return f.queued() }},
-		{HalfClose, "sent data after the FIN, the last time less than the threshold ago", "nobody: legitimate use",
-			func(f *facts) bool { return f.sentAfterFin() && !f.stalled() }},
-		{InFlight, "inode set, no process holds a descriptor", "a unix-socket message, io_uring or the kernel has it",
-			func(f *facts) bool { return f.Inode != 0 && f.HoldersKnown && len(f.holding) == 0 }},
-		{HeldElsewhere, "the process that opened or last used it holds no descriptor, another does", "an inherited or passed descriptor",
-			func(f *facts) bool { return f.passedOn() }},
-		{UnreadData, "RecvQ > 1", "the process stopped reading",
-			func(f *facts) bool { return f.RecvQ > 1 }},
-		{UnreadEOF, "RecvQ = 1", "nobody polls this socket",
-			func(f *facts) bool { return f.RecvQ == 1 }},
-		{UnreadEOF, "RecvQ = 0, every read was watched and none returned 0", "nobody reads on: the FIN came with the last data",
-			func(f *facts) bool { return f.EOFWatched && !f.EOFSeen }},
-		{EOFIgnored, "RecvQ = 0, nothing sent since", "the process saw EOF and never calls close()",
-			func(*facts) bool { return true }},
+		{
+			None, "a TCP subflow of an MPTCP socket", "shown with that socket",
+			func(f *facts) bool { return f.Subflow },
+		},
+		{
+			ZombieFD, "state CLOSE, once connected, a descriptor still open", "shutdown() without close()",
+			func(f *facts) bool { return f.State == event.Close && f.WasConnected && len(f.holding) > 0 },
+		},
+		{
+			None, "any other state than CLOSE_WAIT", "nobody",
+			func(f *facts) bool { return f.State != event.CloseWait },
+		},
+		{
+			Unaccepted, "no inode and no holder: still in the accept queue", "the listener's process does not call accept()",
+			func(f *facts) bool { return f.queued() },
+		},
+		{
+			HalfClose, "sent data after the FIN, the last time less than the threshold ago", "nobody: legitimate use",
+			func(f *facts) bool { return f.sentAfterFin() && !f.stalled() },
+		},
+		{
+			InFlight, "inode set, no process holds a descriptor", "a unix-socket message, io_uring or the kernel has it",
+			func(f *facts) bool { return f.Inode != 0 && f.HoldersKnown && len(f.holding) == 0 },
+		},
+		{
+			HeldElsewhere, "the process that opened or last used it holds no descriptor, another does", "an inherited or passed descriptor",
+			func(f *facts) bool { return f.passedOn() },
+		},
+		{
+			UnreadData, "RecvQ > 1", "the process stopped reading",
+			func(f *facts) bool { return f.RecvQ > 1 },
+		},
+		{
+			UnreadEOF, "RecvQ = 1", "nobody polls this socket",
+			func(f *facts) bool { return f.RecvQ == 1 },
+		},
+		{
+			UnreadEOF, "RecvQ = 0, every read was watched and none returned 0", "nobody reads on: the FIN came with the last data",
+			func(f *facts) bool { return f.EOFWatched && !f.EOFSeen },
+		},
+		{
+			EOFIgnored, "RecvQ = 0, nothing sent since", "the process saw EOF and never calls close()",
+			func(*facts) bool { return true },
+		},
 	}
 }
 
@@ -124,7 +146,7 @@ func (f *facts) stalled() bool {
 // passedOn: only a process that opened or used the socket can have passed it on;
 // who merely listened never had it.
 func (f *facts) passedOn() bool {
-	return f.HoldersKnown && len(f.holding) > 0 && f.used() && !f.holds(&f.Socket.Owner)
+	return f.HoldersKnown && len(f.holding) > 0 && f.used() && !f.holds(&f.Owner)
 }
 
 func (f *facts) used() bool {

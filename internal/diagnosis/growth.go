@@ -59,6 +59,9 @@ type window struct {
 
 func (w window) length() time.Duration { return max(0, w.to.Sub(w.from)) }
 
+// rounded is the length for people.
+func (w window) rounded() time.Duration { return w.length().Round(100 * time.Millisecond) }
+
 // stuck: the lower bound of the dwell has reached the threshold, and it is not a
 // half-close in use.
 func (w window) stuck(c *Case) bool {
@@ -150,11 +153,11 @@ func (s *siteWaits) assess(w window) finding {
 	case s.slow(w):
 		return finding{Suspicious, fmt.Sprintf("%s, but it does close: the longest took %v", old, s.closed.Longest.Round(time.Millisecond)), growing}
 	case growing && stuck >= minStuck:
-		return finding{Leaking, fmt.Sprintf("%s, and %d more in %v", old, net, w.length()), growing}
+		return finding{Leaking, fmt.Sprintf("%s, and %d more in %v", old, net, w.rounded()), growing}
 	case s.arriving(w, net):
 		return finding{Leaking, old + ", and their ages show a steady stream that has not ended", growing}
 	case w.length() > 0 && net <= 0:
-		return finding{Suspicious, fmt.Sprintf("%s, but no growth in %v", old, w.length()), growing}
+		return finding{Suspicious, fmt.Sprintf("%s, but no growth in %v", old, w.rounded()), growing}
 	default:
 		return finding{Suspicious, old + ", growth not shown", growing}
 	}

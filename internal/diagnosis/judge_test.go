@@ -267,7 +267,7 @@ func TestAdviceTellsTheTruth(t *testing.T) {
 func TestCommands(t *testing.T) {
 	d := watched(0).open(3, 2*minute, 0, nil).judge()
 	got := strings.Join(d.Processes[0].Commands, "\n")
-	want := "ss -tanp state close-wait '( sport = :8080 )'\ntcpwaitd list -o wide -p 10\nls -l /proc/10/fd\ntcpwaitd explain 10"
+	want := "ss -tanp state close-wait '( sport = :8080 )'\ntcpwaitd list -o wide -p 10\nls -l /proc/10/fd"
 	if got != want {
 		t.Errorf("commands\n%s\nwant\n%s", got, want)
 	}

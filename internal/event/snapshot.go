@@ -7,6 +7,8 @@ type Snapshot struct {
 	Sockets  []Socket
 	// Holders are sorted by cookie, then pid, then descriptor. Nil if not asked for.
 	Holders []Holder
+	// Met counts the sockets that were looked at, in whatever state.
+	Met uint64
 	// HoldersKnown: the descriptor pass ran, so a socket without holder has none.
 	HoldersKnown bool
 	// UnreadNetns are namespaces that exist but could not be entered, with the

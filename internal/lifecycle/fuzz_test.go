@@ -10,8 +10,8 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/lifecycle"
 )
 
-func flow(t testing.TB, local, remote string) event.Flow {
-	t.Helper()
+func flow(tb testing.TB, local, remote string) event.Flow {
+	tb.Helper()
 	return event.Flow{Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote)}
 }
 

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernfsHandle is FILEID_KERNFS (include/linux/exportfs.h): a handle that is the 64-bit
-// id of the node.
+// kernfsHandle is FILEID_KERNFS (the kernel's enum fid_type): a handle that is the
+// 64-bit id of the node.
 const kernfsHandle = 0xfe
 
 // CgroupTree finds cgroup v2 paths by the id the kernel keeps with each socket.

@@ -144,7 +144,7 @@ func (w *watcher) judge(ctx context.Context) (*Diagnosed, error) {
 	}
 	return &Diagnosed{
 		Diagnosis: diagnosis.Judge(in), Facts: facts,
-		SocketsTotal: w.tracer.Seen(), UnreadNetns: snap.UnreadNetns,
+		SocketsTotal: snap.Met, UnreadNetns: snap.UnreadNetns,
 	}, nil
 }
 

@@ -41,8 +41,13 @@ func (d *Diagnosis) Write(w io.Writer, r *record.Diagnosis) (err error) {
 	}
 	p := page{color: o.Color}
 	p.headline(&sorted)
+	common := commonAdvice(sorted.Processes)
 	for i := range sorted.Processes {
-		p.suspect(&sorted.Processes[i], o.Format == Wide)
+		p.suspect(&sorted.Processes[i], common, o.Format == Wide)
+	}
+	if len(common) > 0 {
+		p.printf("\n%s\n", p.painted(bold, "all of them"))
+		p.advice(common)
 	}
 	p.reservations(&sorted)
 	return p.writeTo(w)
@@ -93,7 +98,8 @@ func verdictColor(verdict string) string {
 }
 
 // suspect is the block of one process. Clean ones get a line, unless all is wanted.
-func (p *page) suspect(s *record.Suspect, all bool) {
+// Advice that holds for all is left to the end.
+func (p *page) suspect(s *record.Suspect, common []string, all bool) {
 	name := "no process known"
 	if s.Pid != 0 {
 		name = fmt.Sprintf("pid %d %s", s.Pid, s.Comm)
@@ -114,10 +120,35 @@ func (p *page) suspect(s *record.Suspect, all bool) {
 	for i := range s.Groups {
 		p.group(&s.Groups[i], all)
 	}
-	for i, text := range s.Advice {
+	p.advice(slices.DeleteFunc(slices.Clone(s.Advice), func(text string) bool { return slices.Contains(common, text) }))
+	p.lines("try", s.Commands)
+}
+
+func (p *page) advice(texts []string) {
+	for i, text := range texts {
 		p.field(map[bool]string{true: "advice"}[i == 0], text)
 	}
-	p.lines("try", s.Commands)
+}
+
+// commonAdvice are the texts that several processes are all given.
+func commonAdvice(suspects []record.Suspect) []string {
+	var common []string
+	given := 0
+	for i := range suspects {
+		advice := suspects[i].Advice
+		if len(advice) == 0 {
+			continue
+		}
+		if given++; given == 1 {
+			common = slices.Clone(advice)
+			continue
+		}
+		common = slices.DeleteFunc(common, func(text string) bool { return !slices.Contains(advice, text) })
+	}
+	if given < 2 {
+		return nil
+	}
+	return common
 }
 
 func socketsText(s *record.Suspect) string {

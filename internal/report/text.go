@@ -19,6 +19,9 @@ const (
 	yellow = "\x1b[33m"
 )
 
+// Age is appendAge as text; empty where nothing is known.
+func Age(d time.Duration, b event.Bound) string { return string(appendAge(nil, d, b)) }
+
 // appendAge appends a duration in two units at most, as kubectl does, and finer below
 // a second. A + marks a lower bound: the true age is this or more.
 func appendAge(dst []byte, d time.Duration, b event.Bound) []byte {

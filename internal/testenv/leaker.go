@@ -172,7 +172,7 @@ type built struct {
 
 var leaker built
 
-// leakerProgram builds the leaker once per test process. The directory is removed by
+// LeakerProgram builds the leaker once per test process. The directory is removed by
 // nobody but the system's cleaner of temporary files: tests have no common end.
 func LeakerProgram() (string, error) {
 	if path := os.Getenv(leakerEnv); path != "" {

@@ -215,6 +215,7 @@ const (
 	bpfVarInferTimeWait    = "infer_time_wait"
 	bpfVarOwnByIo          = "own_by_io"
 	bpfVarSnapshotImport   = "snapshot_import"
+	bpfVarSnapshotMet      = "snapshot_met"
 	bpfVarSnapshotOwn      = "snapshot_own"
 	bpfVarSnapshotStates   = "snapshot_states"
 	bpfVarUnusedBound      = "unused_bound"
@@ -312,6 +313,7 @@ type bpfVariableSpecs struct {
 	InferTimeWait    *ebpf.VariableSpec `ebpf:"infer_time_wait"`
 	OwnByIo          *ebpf.VariableSpec `ebpf:"own_by_io"`
 	SnapshotImport   *ebpf.VariableSpec `ebpf:"snapshot_import"`
+	SnapshotMet      *ebpf.VariableSpec `ebpf:"snapshot_met"`
 	SnapshotOwn      *ebpf.VariableSpec `ebpf:"snapshot_own"`
 	SnapshotStates   *ebpf.VariableSpec `ebpf:"snapshot_states"`
 	UnusedBound      *ebpf.VariableSpec `ebpf:"unused_bound"`
@@ -379,6 +381,7 @@ type bpfVariables struct {
 	InferTimeWait    *ebpf.Variable `ebpf:"infer_time_wait"`
 	OwnByIo          *ebpf.Variable `ebpf:"own_by_io"`
 	SnapshotImport   *ebpf.Variable `ebpf:"snapshot_import"`
+	SnapshotMet      *ebpf.Variable `ebpf:"snapshot_met"`
 	SnapshotOwn      *ebpf.Variable `ebpf:"snapshot_own"`
 	SnapshotStates   *ebpf.Variable `ebpf:"snapshot_states"`
 	UnusedBound      *ebpf.Variable `ebpf:"unused_bound"`

@@ -163,7 +163,6 @@ func count[T any](list []T, ok func(*T) bool) int {
 
 func entersCloseWait(e *event.Transition) bool { return e.New == event.CloseWait }
 func leavesCloseWait(e *event.Transition) bool { return e.Old == event.CloseWait }
-func inCloseWait(s *event.Socket) bool         { return s.State == event.CloseWait }
 
 func attached(tr *Tracer, fact string) string {
 	for _, h := range tr.Hooks() {

@@ -46,7 +46,6 @@ func (t *Tracer) importBaseline() error {
 		return fmt.Errorf("import the sockets that are there: %w", err)
 	}
 	t.unread = snap.UnreadNetns
-	t.seen = uint64(len(snap.Sockets))
 	return nil
 }
 
@@ -55,6 +54,7 @@ func (t *Tracer) snapshot(ctx context.Context, opts SnapshotOptions, baseline bo
 		"snapshot_states": uint32(opts.States),
 		"snapshot_import": flag(baseline),
 		"snapshot_own":    flag(t.cfg.Live),
+		"snapshot_met":    uint64(0),
 	} {
 		if err := t.set(name, value); err != nil {
 			return nil, err
@@ -72,6 +72,9 @@ func (t *Tracer) snapshot(ctx context.Context, opts SnapshotOptions, baseline bo
 		snap.HoldersKnown = true
 	}
 	snap.To = Now()
+	if err := t.maps.Variables["snapshot_met"].Get(&snap.Met); err != nil {
+		return nil, fmt.Errorf("read snapshot_met: %w", err)
+	}
 	snap.Sockets, snap.Holders = all.sockets, all.holders
 	t.nameUnread(snap)
 	return snap, nil
@@ -227,7 +230,3 @@ func (t *Tracer) nameUnread(snap *event.Snapshot) {
 		}
 	}
 }
-
-// Seen is the number of sockets, mini-sockets included, that were there when the tracer
-// was opened live, or when the last snapshot of all states was taken. 0 is unknown.
-func (t *Tracer) Seen() uint64 { return t.seen }

@@ -36,8 +36,6 @@ type Tracer struct {
 	// the baseline was taken, with the reason.
 	entered map[uint32]bool
 	unread  map[uint32]string
-	// seen counts the sockets of the baseline.
-	seen uint64
 
 	// snapshots run one at a time: they share variables in the kernel.
 	snapshotMu sync.Mutex
