@@ -26,8 +26,7 @@ __u8 watch_eof;
 
 /* The running snapshot; Go lets only one run at a time. */
 __u32 snapshot_states; /* bit n: rows for sockets in state n */
-__u8 snapshot_import;  /* 1: give each socket a record */
-__u8 snapshot_own;     /* 1: a holder becomes owner where none is known */
+__u8 snapshot_import;  /* 1: give sockets a record, and a holder as owner */
 
 /* Sockets the snapshot met, in whatever state; Go sets it to 0 before. */
 __u64 snapshot_met;

@@ -174,6 +174,7 @@ enum counter {
 	COUNTER_LOST,	       /* of these: the ring was full */
 	COUNTER_FILTERED,      /* transitions the filter kept back */
 	COUNTER_RECORD_FAILED, /* socket storage could not be created */
+	COUNTER_NESTED,	       /* runs that the kernel refused, made up for */
 	COUNTER_MAX,
 };
 

@@ -69,6 +69,25 @@ struct {
 	__type(value, struct task);
 } accepted SEC(".maps");
 
+/*
+ * 0 -> the state program is at work on this CPU.
+ * Inserts: the state program, on its way in. Deletes: the same, on its way out.
+ * Full: fixed size.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u8);
+} at_work SEC(".maps");
+
+static __always_inline __u8 *working(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&at_work, &zero);
+}
+
 static __always_inline void count(enum counter counter)
 {
 	__u32 key = counter;

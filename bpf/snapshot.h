@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * The iterators' rows. Two sources: sockets of one namespace (iter/tcp, also the
- * baseline) and sockets with a record in all namespaces; a third pass tells who
- * holds descriptors.
+ * The iterators' rows. Sockets come from the tables of one namespace after the other,
+ * descriptors from all processes. Sockets with a record can be had in one pass over
+ * all namespaces too, but that pass resumes by counting: when a socket ends meanwhile,
+ * another one is missed. It serves where no namespace can be entered.
  */
 #ifndef SNAPSHOT_H
 #define SNAPSHOT_H
@@ -54,7 +55,7 @@ static __always_inline void baseline(struct record *rec, struct sock *sk,
 	baseline_dwell(rec, tp, now);
 }
 
-/* During the baseline every socket gets a record; later only those that have one. */
+/* Who watches gives every socket a record; who looks once takes what is there. */
 static __always_inline struct record *snapshot_record(struct sock *sk,
 						      struct tcp_sock *tp)
 {
@@ -231,6 +232,8 @@ static __always_inline int on_tcp_row(struct seq_file *seq,
 	if (!tp)
 		return 0;
 	rec = snapshot_record((struct sock *)tp, tp);
+	if (rec)
+		adopt_accepted(rec);
 	if (wanted_row(skc->skc_state))
 		emit_socket(seq, (struct sock *)tp, tp, rec);
 	return 0;
@@ -275,7 +278,7 @@ static __always_inline void emit_holder(struct seq_file *seq,
 static __always_inline void own_by_scan(struct record *rec,
 					struct task_struct *task)
 {
-	if (!snapshot_own || !rec || rec->evidence)
+	if (!snapshot_import || !rec || rec->evidence)
 		return;
 	fill_task(&rec->owner, task);
 	rec->evidence = EVIDENCE_SCAN;

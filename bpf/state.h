@@ -169,14 +169,14 @@ static __always_inline void send_birth(struct record *rec, struct sock *sk)
 	send(&t);
 }
 
-static __always_inline int on_state(struct sock *sk, int old, int new)
+static __always_inline void transit(struct sock *sk, int old, int new)
 {
 	struct transition t = {.old_state = old, .new_state = new};
 	struct record *rec;
 
 	/* MPTCP stores the state it has (CLOSE to CLOSE): nothing changed. */
 	if (old == new || !is_tcp(sk))
-		return 0;
+		return;
 	t.at = bpf_ktime_get_ns();
 	/* On its way out a socket without record gets none: it would die at once. */
 	rec = new == TCP_CLOSE ? record_get(sk) : record_create(sk);
@@ -188,7 +188,7 @@ static __always_inline int on_state(struct sock *sk, int old, int new)
 		enter(rec, t.at, new);
 		if (is_unborn(sk, old, new)) {
 			rec->flags |= RECORD_UNBORN;
-			return 0;
+			return;
 		}
 	} else {
 		fill_without_record(&t, sk);
@@ -196,6 +196,36 @@ static __always_inline int on_state(struct sock *sk, int old, int new)
 	if (makes_time_wait(sk, old, new))
 		send_time_wait(&t, TRANSITION_INFERRED);
 	send(&t);
+}
+
+/*
+ * Since 6.1 the kernel does not run a program that is already running on this CPU:
+ * when an interrupt brings packets in the middle of a close(), their transitions
+ * would pass unseen. A second program is called for each transition too, and does
+ * the work exactly where the first was refused.
+ */
+static __always_inline int on_state(struct sock *sk, int old, int new)
+{
+	__u8 *busy = working();
+
+	if (!busy)
+		return 0;
+	*busy = 1;
+	barrier();
+	transit(sk, old, new);
+	barrier();
+	*busy = 0;
+	return 0;
+}
+
+static __always_inline int on_state_nested(struct sock *sk, int old, int new)
+{
+	__u8 *busy = working();
+
+	if (!busy || !*busy)
+		return 0;
+	count(COUNTER_NESTED);
+	transit(sk, old, new);
 	return 0;
 }
 

@@ -43,6 +43,12 @@ int BPF_PROG(state, struct sock *sk, int old, int new)
 	return on_state(sk, old, new);
 }
 
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(state_nested, struct sock *sk, int old, int new)
+{
+	return on_state_nested(sk, old, new);
+}
+
 SEC("fentry/tcp_time_wait")
 int BPF_PROG(time_wait, struct sock *sk)
 {

@@ -149,6 +149,8 @@ build_payload() {
 		[[ -x $dir/test ]] || die "$pkg has no tests"
 		[[ ! -d $repo/$pkg/testdata ]] || cp -R "$repo/$pkg/testdata" "$dir/"
 	done
+	# mktemp made the root directory private; in the guest nobody must get in too.
+	chmod 755 "$root" "$root/bin" "$root/bin/tcpwaitd"
 	pack "$root" "$cache/payload-$arch.cpio"
 }
 

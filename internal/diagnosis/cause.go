@@ -134,8 +134,8 @@ func (f *facts) sentAfterFin() bool {
 	if !f.AckedAfterFin || f.LastSend == 0 || f.LastAck == 0 {
 		return false
 	}
-	delay := f.LastAck.Sub(f.LastSend)
-	return delay >= 0 && delay <= ackDelay
+	// A send younger than an ACK that came after the FIN is after the FIN itself.
+	return f.LastAck.Sub(f.LastSend) <= ackDelay
 }
 
 // stalled needs proof: an unknown last send may be a recent one.

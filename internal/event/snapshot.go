@@ -11,6 +11,9 @@ type Snapshot struct {
 	Met uint64
 	// HoldersKnown: the descriptor pass ran, so a socket without holder has none.
 	HoldersKnown bool
+	// ReadNetns are the namespaces whose sockets were all read. Only there does a socket
+	// that is not among Sockets not exist.
+	ReadNetns map[uint32]bool
 	// UnreadNetns are namespaces that exist but could not be entered, with the
 	// reason; their sockets are missing.
 	UnreadNetns map[uint32]string

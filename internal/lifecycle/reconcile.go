@@ -130,11 +130,20 @@ func (t *Table) sweep(snap *event.Snapshot, r *Repair) {
 		if s.Cookie == 0 || s.pass == t.pass || s.LastSeen >= snap.From {
 			continue
 		}
-		if _, unread := snap.UnreadNetns[s.Flow.Netns]; unread {
+		if !wasRead(snap, s.Flow.Netns) {
 			continue
 		}
 		r.Finished = append(r.Finished, *t.finish(s, gone(s, snap.From)))
 	}
+}
+
+// wasRead: only where a namespace was read to the end does absence mean anything. A
+// snapshot that does not say which were has read all but the unread.
+func wasRead(snap *event.Snapshot, netns uint32) bool {
+	if _, unread := snap.UnreadNetns[netns]; unread {
+		return false
+	}
+	return snap.ReadNetns == nil || snap.ReadNetns[netns]
 }
 
 // gone is the end of a wait nobody saw leave: it lasted at least until it was last

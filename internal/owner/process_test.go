@@ -155,9 +155,15 @@ func TestLookupSeesExec(t *testing.T) {
 	defer func() { _ = stdin.Close(); _ = cmd.Wait() }()
 	r := newResolver(t, owner.Options{})
 	task := taskOf(t, cmd.Process.Pid)
-	before, err := r.Lookup(task)
-	if err != nil || len(before.Cmdline) != 3 {
-		t.Fatalf("%+v: %v", before, err)
+	// Start returns while exec() is still setting up the arguments.
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		before, err := r.Lookup(task)
+		if err == nil && len(before.Cmdline) == 3 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%+v: %v", before, err)
+		}
 	}
 	if _, err := stdin.Write([]byte("\n")); err != nil {
 		t.Fatal(err)

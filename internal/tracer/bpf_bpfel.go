@@ -28,7 +28,8 @@ const (
 	bpfCounterCOUNTER_LOST          bpfCounter = 1
 	bpfCounterCOUNTER_FILTERED      bpfCounter = 2
 	bpfCounterCOUNTER_RECORD_FAILED bpfCounter = 3
-	bpfCounterCOUNTER_MAX           bpfCounter = 4
+	bpfCounterCOUNTER_NESTED        bpfCounter = 4
+	bpfCounterCOUNTER_MAX           bpfCounter = 5
 )
 
 type bpfDirection uint32
@@ -188,6 +189,7 @@ type bpfTransition struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	bpfMapAccepted         = "accepted"
+	bpfMapAtWork           = "at_work"
 	bpfMapCounters         = "counters"
 	bpfMapLports           = "lports"
 	bpfMapPids             = "pids"
@@ -207,6 +209,7 @@ const (
 	bpfProgSend3           = "send_3"
 	bpfProgSendLength      = "send_length"
 	bpfProgState           = "state"
+	bpfProgStateNested     = "state_nested"
 	bpfProgTimeWait        = "time_wait"
 	bpfVarClockJiffies     = "clock_jiffies"
 	bpfVarClockKtime       = "clock_ktime"
@@ -216,7 +219,6 @@ const (
 	bpfVarOwnByIo          = "own_by_io"
 	bpfVarSnapshotImport   = "snapshot_import"
 	bpfVarSnapshotMet      = "snapshot_met"
-	bpfVarSnapshotOwn      = "snapshot_own"
 	bpfVarSnapshotStates   = "snapshot_states"
 	bpfVarUnusedBound      = "unused_bound"
 	bpfVarUnusedCounter    = "unused_counter"
@@ -286,6 +288,7 @@ type bpfProgramSpecs struct {
 	Send3       *ebpf.ProgramSpec `ebpf:"send_3"`
 	SendLength  *ebpf.ProgramSpec `ebpf:"send_length"`
 	State       *ebpf.ProgramSpec `ebpf:"state"`
+	StateNested *ebpf.ProgramSpec `ebpf:"state_nested"`
 	TimeWait    *ebpf.ProgramSpec `ebpf:"time_wait"`
 }
 
@@ -294,6 +297,7 @@ type bpfProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
 	Accepted *ebpf.MapSpec `ebpf:"accepted"`
+	AtWork   *ebpf.MapSpec `ebpf:"at_work"`
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	Lports   *ebpf.MapSpec `ebpf:"lports"`
 	Pids     *ebpf.MapSpec `ebpf:"pids"`
@@ -314,7 +318,6 @@ type bpfVariableSpecs struct {
 	OwnByIo          *ebpf.VariableSpec `ebpf:"own_by_io"`
 	SnapshotImport   *ebpf.VariableSpec `ebpf:"snapshot_import"`
 	SnapshotMet      *ebpf.VariableSpec `ebpf:"snapshot_met"`
-	SnapshotOwn      *ebpf.VariableSpec `ebpf:"snapshot_own"`
 	SnapshotStates   *ebpf.VariableSpec `ebpf:"snapshot_states"`
 	UnusedBound      *ebpf.VariableSpec `ebpf:"unused_bound"`
 	UnusedCounter    *ebpf.VariableSpec `ebpf:"unused_counter"`
@@ -350,6 +353,7 @@ func (o *bpfObjects) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
 	Accepted *ebpf.Map `ebpf:"accepted"`
+	AtWork   *ebpf.Map `ebpf:"at_work"`
 	Counters *ebpf.Map `ebpf:"counters"`
 	Lports   *ebpf.Map `ebpf:"lports"`
 	Pids     *ebpf.Map `ebpf:"pids"`
@@ -361,6 +365,7 @@ type bpfMaps struct {
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.Accepted,
+		m.AtWork,
 		m.Counters,
 		m.Lports,
 		m.Pids,
@@ -382,7 +387,6 @@ type bpfVariables struct {
 	OwnByIo          *ebpf.Variable `ebpf:"own_by_io"`
 	SnapshotImport   *ebpf.Variable `ebpf:"snapshot_import"`
 	SnapshotMet      *ebpf.Variable `ebpf:"snapshot_met"`
-	SnapshotOwn      *ebpf.Variable `ebpf:"snapshot_own"`
 	SnapshotStates   *ebpf.Variable `ebpf:"snapshot_states"`
 	UnusedBound      *ebpf.Variable `ebpf:"unused_bound"`
 	UnusedCounter    *ebpf.Variable `ebpf:"unused_counter"`
@@ -414,6 +418,7 @@ type bpfPrograms struct {
 	Send3       *ebpf.Program `ebpf:"send_3"`
 	SendLength  *ebpf.Program `ebpf:"send_length"`
 	State       *ebpf.Program `ebpf:"state"`
+	StateNested *ebpf.Program `ebpf:"state_nested"`
 	TimeWait    *ebpf.Program `ebpf:"time_wait"`
 }
 
@@ -432,6 +437,7 @@ func (p *bpfPrograms) Close() error {
 		p.Send3,
 		p.SendLength,
 		p.State,
+		p.StateNested,
 		p.TimeWait,
 	)
 }

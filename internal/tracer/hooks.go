@@ -23,6 +23,7 @@ const (
 	factWrite       = "write"
 	factTimeWait    = "time_wait"
 	factTransitions = "transitions"
+	factNested      = "nested transitions"
 )
 
 // hook is one way of learning one fact.
@@ -68,6 +69,8 @@ var table = []hook{
 	{fact: factWrite, program: "send_3", kind: kindFexit, targets: []string{"tcp_sendmsg"}, params: 3, live: true, unless: factAccept},
 	{fact: factTimeWait, program: "time_wait", kind: kindFentry, targets: []string{"tcp_time_wait"}, live: true},
 	{fact: factTransitions, program: "state", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
+	// After the other: it must find out whether that one ran.
+	{fact: factNested, program: "state_nested", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
 }
 
 // rows of the hook table as they came out.

@@ -25,8 +25,8 @@ type SnapshotOptions struct {
 // readBuffer holds several of the 32 KiB pieces the kernel hands out at a time.
 const readBuffer = 256 << 10
 
-// Snapshot reads the kernel's sockets: where the tracer is live, those with a record
-// in all namespaces; else the tables of every namespace that can be entered.
+// Snapshot reads the sockets of every network namespace that can be entered, by the
+// kernel's own tables. A live tracer gives each a record on the way, if it has none.
 // It is safe to call while Run is in another goroutine.
 func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Snapshot, error) {
 	if opts.States == 0 {
@@ -34,58 +34,47 @@ func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Sna
 	}
 	t.snapshotMu.Lock()
 	defer t.snapshotMu.Unlock()
-	return t.snapshot(ctx, opts, false)
-}
-
-// importBaseline gives every socket that is there a record; its rows are of no interest.
-func (t *Tracer) importBaseline() error {
-	t.snapshotMu.Lock()
-	defer t.snapshotMu.Unlock()
-	snap, err := t.snapshot(context.Background(), SnapshotOptions{States: event.AllStates, Holders: true}, true)
-	if err != nil {
-		return fmt.Errorf("import the sockets that are there: %w", err)
+	if t.closed {
+		return nil, ErrClosed
 	}
-	t.unread = snap.UnreadNetns
-	return nil
-}
-
-func (t *Tracer) snapshot(ctx context.Context, opts SnapshotOptions, baseline bool) (*event.Snapshot, error) {
 	for name, value := range map[string]any{
 		"snapshot_states": uint32(opts.States),
-		"snapshot_import": flag(baseline),
-		"snapshot_own":    flag(t.cfg.Live),
+		"snapshot_import": flag(t.cfg.Live),
 		"snapshot_met":    uint64(0),
 	} {
 		if err := t.set(name, value); err != nil {
 			return nil, err
 		}
 	}
-	snap := &event.Snapshot{From: Now(), UnreadNetns: map[uint32]string{}}
+	snap := &event.Snapshot{From: Now(), ReadNetns: map[uint32]bool{}, UnreadNetns: map[uint32]string{}}
 	var all rows
-	if err := t.readSockets(ctx, &all, snap, baseline); err != nil {
+	if err := t.readSockets(ctx, &all, snap); err != nil {
 		return nil, err
 	}
 	if opts.Holders {
-		if err := t.readHolders(ctx, &all); err != nil {
+		if err := t.readHolders(ctx, &all, snap); err != nil {
 			return nil, err
 		}
-		snap.HoldersKnown = true
 	}
 	snap.To = Now()
 	if err := t.maps.Variables["snapshot_met"].Get(&snap.Met); err != nil {
 		return nil, fmt.Errorf("read snapshot_met: %w", err)
 	}
 	snap.Sockets, snap.Holders = all.sockets, all.holders
-	t.nameUnread(snap)
 	return snap, nil
 }
 
-func (t *Tracer) readSockets(ctx context.Context, all *rows, snap *event.Snapshot, baseline bool) error {
-	if t.cfg.Live && !baseline {
-		return t.readIter(ctx, factRecords, all)
+// importBaseline gives every socket that is there a record; its rows are of no interest.
+func (t *Tracer) importBaseline() error {
+	if _, err := t.Snapshot(context.Background(), SnapshotOptions{Holders: true}); err != nil {
+		return fmt.Errorf("import the sockets that are there: %w", err)
 	}
+	return nil
+}
+
+func (t *Tracer) readSockets(ctx context.Context, all *rows, snap *event.Snapshot) error {
 	namespaces, err := netns.List(t.cfg.Proc)
-	// Some may be unreadable; the rest is still worth having, and nameUnread tells.
+	// Some processes may be unreadable; holders show whether a namespace was missed.
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("list network namespaces: %w", err)
 	}
@@ -93,14 +82,19 @@ func (t *Tracer) readSockets(ctx context.Context, all *rows, snap *event.Snapsho
 		if !t.wantsNetns(ns.Inode) {
 			continue
 		}
-		err := ns.Do(func() error { return t.readIter(ctx, factSockets, all) })
-		t.entered[ns.Inode] = err == nil
+		var failed error
+		err := ns.Do(func() error {
+			failed = t.readIter(ctx, factSockets, all)
+			return failed
+		})
 		switch {
+		case failed != nil:
+			return failed
+		case err == nil:
+			snap.ReadNetns[ns.Inode] = true
 		case errors.Is(err, netns.ErrGone):
-		case err != nil && ctx.Err() == nil:
+		default:
 			snap.UnreadNetns[ns.Inode] = err.Error()
-		case err != nil:
-			return err
 		}
 	}
 	return nil
@@ -111,30 +105,63 @@ func (t *Tracer) wantsNetns(inode uint32) bool {
 	return len(want) == 0 || slices.Contains(want, inode)
 }
 
-// readHolders adds the descriptors, and the sockets only they lead to, once each.
-func (t *Tracer) readHolders(ctx context.Context, all *rows) error {
-	known := map[event.Cookie]bool{}
-	for i := range all.sockets {
-		if s := &all.sockets[i]; unlisted(s) {
-			known[s.Cookie] = true
-		}
-	}
+// readHolders adds the descriptors, and the sockets only they lead to.
+func (t *Tracer) readHolders(ctx context.Context, all *rows, snap *event.Snapshot) error {
 	listed := len(all.sockets)
 	if err := t.readIter(ctx, factHolders, all); err != nil {
 		return err
 	}
+	snap.HoldersKnown = true
+	for i := range all.holders {
+		n := all.holders[i].Flow.Netns
+		if !snap.ReadNetns[n] && snap.UnreadNetns[n] == "" && t.wantsNetns(n) {
+			snap.UnreadNetns[n] = "no process and no name leads to this namespace"
+		}
+	}
+	if t.cfg.Live && len(snap.UnreadNetns) > 0 {
+		if err := t.readRecords(ctx, all, snap); err != nil {
+			return err
+		}
+	}
 	// Before rows move: undated are indexes.
 	all.dateClosed()
 	all.sortHolders()
-	kept := all.sockets[:listed]
-	for i := listed; i < len(all.sockets); i++ {
-		if s := all.sockets[i]; !known[s.Cookie] {
+	all.dedupe(listed)
+	return nil
+}
+
+// readRecords adds the sockets with a record that live where nobody can enter. This
+// way of walking resumes by counting, so it can miss a socket while others end, and takes
+// time by the square: it is for the exception.
+func (t *Tracer) readRecords(ctx context.Context, all *rows, snap *event.Snapshot) error {
+	var records rows
+	if err := t.readIter(ctx, factRecords, &records); err != nil {
+		return err
+	}
+	for i := range records.sockets {
+		if !snap.ReadNetns[records.sockets[i].Flow.Netns] {
+			all.sockets = append(all.sockets, records.sockets[i])
+		}
+	}
+	return nil
+}
+
+// dedupe keeps the first of several rows of one socket among those after the listed.
+func (r *rows) dedupe(listed int) {
+	known := map[event.Cookie]bool{}
+	for i := range r.sockets[:listed] {
+		if s := &r.sockets[i]; unlisted(s) {
+			known[s.Cookie] = true
+		}
+	}
+	kept := r.sockets[:listed]
+	for i := listed; i < len(r.sockets); i++ {
+		if s := r.sockets[i]; !known[s.Cookie] {
 			known[s.Cookie] = true
 			kept = append(kept, s)
 		}
 	}
-	all.sockets = kept
-	return nil
+	r.sockets = kept
 }
 
 // unlisted sockets stand in no table of a namespace.
@@ -207,26 +234,6 @@ func (r *rows) dateClosed() {
 		if listening[port{s.Flow.Netns, s.Flow.Local.Port()}] {
 			s.Direction = event.In
 			closedAtLastAck(s)
-		}
-	}
-}
-
-// nameUnread adds what holders show and no path led to.
-func (t *Tracer) nameUnread(snap *event.Snapshot) {
-	if t.cfg.Live {
-		for inode, reason := range t.unread {
-			snap.UnreadNetns[inode] = reason
-		}
-		return
-	}
-	seen := map[uint32]bool{}
-	for i := range snap.Sockets {
-		seen[snap.Sockets[i].Flow.Netns] = true
-	}
-	for i := range snap.Holders {
-		n := snap.Holders[i].Flow.Netns
-		if !seen[n] && !t.entered[n] && t.wantsNetns(n) {
-			snap.UnreadNetns[n] = "no process and no name leads to this namespace"
 		}
 	}
 }

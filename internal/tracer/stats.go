@@ -18,8 +18,10 @@ type Stats struct {
 	Lost uint64
 	// RecordFailed: the kernel had no memory for a socket's record.
 	RecordFailed uint64
-	// Recursion: runs of our programs the kernel skipped.
-	Recursion uint64
+	// Nested transitions came in the middle of another on the same CPU; they are
+	// among Made. Recursion: runs of our programs that the kernel refused and nothing
+	// made up for.
+	Nested, Recursion uint64
 }
 
 // Loss is the part of Stats that users are told of.
@@ -35,6 +37,7 @@ func (t *Tracer) Stats() (Stats, error) {
 		bpfCounterCOUNTER_LOST:          &s.Lost,
 		bpfCounterCOUNTER_FILTERED:      &s.Filtered,
 		bpfCounterCOUNTER_RECORD_FAILED: &s.RecordFailed,
+		bpfCounterCOUNTER_NESTED:        &s.Nested,
 	} {
 		var perCPU []uint64
 		if err := t.maps.Maps["counters"].Lookup(uint32(counter), &perCPU); err != nil {
@@ -44,14 +47,22 @@ func (t *Tracer) Stats() (Stats, error) {
 			*to += n
 		}
 	}
+	s.Recursion = t.refused() - min(t.refused(), s.Nested)
+	return s, nil
+}
+
+// refused counts the runs of our programs that the kernel skipped because the
+// program was running on that CPU. Kernels before 5.12 do not count.
+func (t *Tracer) refused() uint64 {
+	var n uint64
 	for _, coll := range t.progs {
 		for _, prog := range coll.Programs {
 			if st, err := prog.Stats(); err == nil {
-				s.Recursion += st.RecursionMisses
+				n += st.RecursionMisses
 			}
 		}
 	}
-	return s, nil
+	return n
 }
 
 // Loss returns what did not reach the reader so far.

@@ -32,13 +32,9 @@ type Tracer struct {
 	// received counts records decoded, dropped those that could not be.
 	received, dropped atomic.Uint64
 
-	// entered are the namespaces whose sockets were read; unread those that were not when
-	// the baseline was taken, with the reason.
-	entered map[uint32]bool
-	unread  map[uint32]string
-
 	// snapshots run one at a time: they share variables in the kernel.
 	snapshotMu sync.Mutex
+	closed     bool // under snapshotMu
 	closeOnce  sync.Once
 	closeErr   error
 }
@@ -56,7 +52,7 @@ func Open(cfg Config) (_ *Tracer, err error) {
 	// Best effort: needed before 5.11 only, and may be forbidden.
 	_ = rlimit.RemoveMemlock()
 
-	t := &Tracer{cfg: cfg, iters: map[string]*link.Iter{}, entered: map[uint32]bool{}}
+	t := &Tracer{cfg: cfg, iters: map[string]*link.Iter{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())
@@ -226,6 +222,7 @@ func (t *Tracer) Close() error {
 		}
 		t.snapshotMu.Lock()
 		defer t.snapshotMu.Unlock()
+		t.closed = true
 		for _, coll := range t.progs {
 			coll.Close()
 		}
