@@ -18,9 +18,6 @@ const volatile __u64 wake_bytes;
 /* Set after attaching, when no hook sees accept(): first read or write names the owner. */
 __u8 own_by_io;
 
-/* Set after attaching, where no fentry tells TIME_WAIT exactly: infer it. */
-__u8 infer_time_wait;
-
 /* Set once the recv hook is attached: from then on "not told EOF" is a fact. */
 __u8 watch_eof;
 

@@ -82,6 +82,7 @@ enum record_flags {
 	RECORD_CONNECTED = 1 << 3, /* has been ESTABLISHED */
 	RECORD_SUBFLOW = 1 << 4,   /* belongs to an MPTCP socket */
 	RECORD_UNBORN = 1 << 5,	   /* LISTEN to SYN_RECV is still to be told */
+	RECORD_TIME_WAIT = 1 << 6, /* TIME_WAIT has been told */
 };
 
 /* The socket's own record, in socket storage: lives and dies with it. */

@@ -69,23 +69,28 @@ struct {
 	__type(value, struct task);
 } accepted SEC(".maps");
 
+struct handled {
+	__u64 sk;
+	__u32 old_state;
+	__u32 new_state;
+};
+
 /*
- * 0 -> the state program is at work on this CPU.
- * Inserts: the state program, on its way in. Deletes: the same, on its way out.
- * Full: fixed size.
+ * 0 -> the transition that the state program took up last on this CPU.
+ * Inserts: the state program, first of all. Deletes: nobody. Full: fixed size.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u8);
-} at_work SEC(".maps");
+	__type(value, struct handled);
+} latest SEC(".maps");
 
-static __always_inline __u8 *working(void)
+static __always_inline struct handled *latest_here(void)
 {
 	__u32 zero = 0;
 
-	return bpf_map_lookup_elem(&at_work, &zero);
+	return bpf_map_lookup_elem(&latest, &zero);
 }
 
 static __always_inline void count(enum counter counter)

@@ -108,14 +108,17 @@ static __always_inline void send(struct transition *made)
 }
 
 /*
- * Without fentry on tcp_time_wait: a connection that ends in FIN_WAIT2 or CLOSING
- * without an error leaves a mini-socket behind.
+ * Where fentry on tcp_time_wait did not tell (it is not there, or it was refused amid
+ * another): a connection that ends in FIN_WAIT2 or CLOSING without an error leaves a
+ * mini-socket behind.
  */
-static __always_inline bool makes_time_wait(struct sock *sk, int old, int new)
+static __always_inline bool makes_time_wait(struct sock *sk, struct record *rec,
+					    int old, int new)
 {
-	return infer_time_wait && new == TCP_CLOSE && !sk->sk_err &&
+	return new == TCP_CLOSE && !sk->sk_err &&
 	       sk->sk_protocol == IPPROTO_TCP &&
-	       (old == TCP_FIN_WAIT2 || old == TCP_CLOSING);
+	       (old == TCP_FIN_WAIT2 || old == TCP_CLOSING) &&
+	       !(rec && rec->flags & RECORD_TIME_WAIT);
 }
 
 static __always_inline void send_time_wait(const struct transition *t,
@@ -193,7 +196,7 @@ static __always_inline void transit(struct sock *sk, int old, int new)
 	} else {
 		fill_without_record(&t, sk);
 	}
-	if (makes_time_wait(sk, old, new))
+	if (makes_time_wait(sk, rec, old, new))
 		send_time_wait(&t, TRANSITION_INFERRED);
 	send(&t);
 }
@@ -201,28 +204,39 @@ static __always_inline void transit(struct sock *sk, int old, int new)
 /*
  * Since 6.1 the kernel does not run a program that is already running on this CPU:
  * when an interrupt brings packets in the middle of a close(), their transitions
- * would pass unseen. A second program is called for each transition too, and does
- * the work exactly where the first was refused.
+ * would pass unseen. A second program is called for each transition after the
+ * first, and does the work exactly where the first was refused.
  */
 static __always_inline int on_state(struct sock *sk, int old, int new)
 {
-	__u8 *busy = working();
+	struct handled *last = latest_here();
 
-	if (!busy)
+	if (!last)
 		return 0;
-	*busy = 1;
+	last->sk = (__u64)sk;
+	last->old_state = old;
+	last->new_state = new;
+	/* An interrupt must find this done. */
 	barrier();
 	transit(sk, old, new);
-	barrier();
-	*busy = 0;
 	return 0;
 }
 
-static __always_inline int on_state_nested(struct sock *sk, int old, int new)
+static __always_inline int on_state_refused(struct sock *sk, int old, int new)
 {
-	__u8 *busy = working();
+	struct handled *last = latest_here();
+	struct record *rec;
 
-	if (!busy || !*busy)
+	if (!last || (last->sk == (__u64)sk && last->old_state == old &&
+		      last->new_state == new))
+		return 0;
+	if (old == new)
+		return 0;
+	/* Between the two programs an interrupt can have taken the place. */
+	rec = record_get(sk);
+	if (!rec && new == TCP_CLOSE)
+		return 0;
+	if (rec && rec->state == new)
 		return 0;
 	count(COUNTER_NESTED);
 	transit(sk, old, new);
@@ -237,10 +251,12 @@ static __always_inline int on_time_wait(struct sock *sk)
 
 	t.at = bpf_ktime_get_ns();
 	t.old_state = sk->__sk_common.skc_state;
-	if (rec)
+	if (rec) {
 		fill_transition(&t, rec, sk);
-	else
+		rec->flags |= RECORD_TIME_WAIT;
+	} else {
 		fill_without_record(&t, sk);
+	}
 	send(&t);
 	return 0;
 }

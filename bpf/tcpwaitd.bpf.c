@@ -44,9 +44,9 @@ int BPF_PROG(state, struct sock *sk, int old, int new)
 }
 
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(state_nested, struct sock *sk, int old, int new)
+int BPF_PROG(state_refused, struct sock *sk, int old, int new)
 {
-	return on_state_nested(sk, old, new);
+	return on_state_refused(sk, old, new);
 }
 
 SEC("fentry/tcp_time_wait")

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Measures what tcpwaitd costs while a healthy server sees many short connections.
 #
-#   scripts/overhead.sh [-n CONNECTIONS] [-r ROUNDS]
+#   scripts/overhead.sh [-n CONNECTIONS] [-r ROUNDS] [-w WORKERS]
 #
 # It prints three tables: connections per second with nothing, tail and diagnose
 # attached (interleaved, medians of the rounds); time per run of each of our programs
 # (kernel.bpf_stats_enabled, on for that part only: it costs something itself); and CPU
 # and memory of the agent. Both ends of each connection are on this host, in a
-# network namespace of their own, so a connection is ten transitions.
+# network namespace of their own, so a connection is ten transitions. More workers are
+# more pairs of server and client at a time, sharing the connections.
 #
 # Needs root, Go and iproute2. Ends after about 40 s; no new run begins after 75 s.
 # Ratios hold from run to run, absolute figures drift by tens of percent.
@@ -15,7 +16,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 connections=20011
-rounds=3
+rounds=4
+workers=1
 last_start=75
 run_limit=12
 stats=/proc/sys/kernel/bpf_stats_enabled
@@ -25,14 +27,16 @@ die() {
 	exit 1
 }
 
-while getopts n:r: flag; do
+while getopts n:r:w: flag; do
 	case $flag in
 	n) connections=$OPTARG ;;
 	r) rounds=$OPTARG ;;
+	w) workers=$OPTARG ;;
 	*) exit 2 ;;
 	esac
 done
-[[ $connections =~ ^[1-9][0-9]*$ && $rounds =~ ^[1-9][0-9]*$ ]] || die "-n and -r want a number above 0"
+[[ $connections$rounds$workers =~ ^[0-9]+$ && $connections -ge $workers && $rounds -ge 1 && $workers -ge 1 ]] ||
+	die "-n, -r and -w want a number above 0"
 [[ $(id -u) == 0 ]] || die "not root: run it with sudo"
 command -v ip >/dev/null || die "no ip command: install iproute2"
 [[ -r $stats ]] || die "this kernel does not count the run time of programs ($stats)"
@@ -40,13 +44,14 @@ command -v ip >/dev/null || die "no ip command: install iproute2"
 work=$(mktemp -d)
 namespace=tcpwaitd-overhead-$$
 stats_before=$(<"$stats")
-agent='' churner=''
+agent='' churners=()
+connections=$((connections / workers * workers))
 
 # shellcheck disable=SC2317,SC2329 # called by the trap
 cleanup() {
 	trap '' INT TERM
 	local pid
-	for pid in $agent $churner; do
+	for pid in $agent "${churners[@]}"; do
 		kill -TERM "$pid" 2>/dev/null || true
 		wait "$pid" 2>/dev/null || true
 	done
@@ -58,18 +63,22 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# churn: prints the connections per second of one run.
+# churn: sets rate to the connections per second of one run.
 churn() {
-	local from to
+	local from to worker pid
 	ip netns add "$namespace"
 	ip -n "$namespace" link set lo up
 	from=$(date +%s%N)
-	timeout -k 1 "$run_limit" "$work/leaker" -netns "/run/netns/$namespace" \
-		-cause healthy -n "$connections" </dev/null >"$work/churn.out" 2>&1 &
-	churner=$!
-	wait "$churner" || die "the workload failed: $(<"$work/churn.out")"
-	churner=''
+	for ((worker = 0; worker < workers; worker++)); do
+		timeout -k 1 "$run_limit" "$work/leaker" -netns "/run/netns/$namespace" \
+			-cause healthy -n $((connections / workers)) </dev/null >"$work/churn.$worker" 2>&1 &
+		churners+=($!)
+	done
+	for pid in "${churners[@]}"; do
+		wait "$pid" || die "the workload failed: $(cat "$work"/churn.*)"
+	done
 	to=$(date +%s%N)
+	churners=()
 	ip netns del "$namespace"
 	# Whatever ended with the namespace is not the next run's business.
 	sleep 0.2
@@ -177,9 +186,12 @@ cost() {
 		$4 > $2 { printf "%s;%s;%d;%d\n", mode, $1, $4 - $2, $5 - $3 }' >>"$work/costs"
 }
 
-in_time() {
-	((SECONDS < last_start)) || echo "overhead: out of time, what follows is of fewer runs" >&2
-	((SECONDS < last_start))
+# before SECONDS: may another run begin?
+before() {
+	((SECONDS >= $1)) || return 0
+	[[ -e $work/late ]] || echo "overhead: out of time, some runs are left out" >&2
+	: >"$work/late"
+	return 1
 }
 
 print_rates() {
@@ -231,17 +243,18 @@ CGO_ENABLED=0 go build -o "$work/leaker" ./internal/testenv/leaker
 SECONDS=0
 : >"$work/rates" && : >"$work/usage" && : >"$work/costs"
 
+# Each round begins with another one: what a run leaves behind falls on all alike.
 for ((round = 0; round < rounds; round++)); do
-	for mode in "${modes[@]}"; do
-		in_time || break 2
-		measure "$mode"
+	for ((i = 0; i < ${#modes[@]}; i++)); do
+		before $((last_start - 15)) || break 2
+		measure "${modes[(round + i) % ${#modes[@]}]}"
 	done
 done
 for mode in 'tail, file' diagnose; do
-	! in_time || cost "$mode"
+	! before $last_start || cost "$mode"
 done
 
-echo "Linux $(uname -r), $(nproc) CPUs, $connections connections a run, $SECONDS s"
+echo "Linux $(uname -r), $(nproc) CPUs, $connections connections a run, $workers at a time, $SECONDS s"
 print_rates
 print_costs
 print_usage

@@ -119,7 +119,9 @@ install_tools() {
 
 # pack DIR CPIO: one piece of an initramfs. Pieces can be laid end to end, and
 # stay uncompressed because the emulated guest would be slow to unpack them.
+# mktemp made the directory private; as the guest's root all users must get in.
 pack() {
+	chmod 755 "$1"
 	(cd "$1" && find . -print0 | LC_ALL=C sort -z |
 		cpio --quiet -0 -o -H newc -R 0:0) >"$2"
 }
@@ -149,8 +151,6 @@ build_payload() {
 		[[ -x $dir/test ]] || die "$pkg has no tests"
 		[[ ! -d $repo/$pkg/testdata ]] || cp -R "$repo/$pkg/testdata" "$dir/"
 	done
-	# mktemp made the root directory private; in the guest nobody must get in too.
-	chmod 755 "$root" "$root/bin" "$root/bin/tcpwaitd"
 	pack "$root" "$cache/payload-$arch.cpio"
 }
 

@@ -74,6 +74,13 @@ type bpfFlow struct {
 	Rport uint16
 }
 
+type bpfHandled struct {
+	_        structs.HostLayout
+	Sk       uint64
+	OldState uint32
+	NewState uint32
+}
+
 type bpfHolderRow struct {
 	_        structs.HostLayout
 	Kind     uint32
@@ -189,8 +196,8 @@ type bpfTransition struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	bpfMapAccepted         = "accepted"
-	bpfMapAtWork           = "at_work"
 	bpfMapCounters         = "counters"
+	bpfMapLatest           = "latest"
 	bpfMapLports           = "lports"
 	bpfMapPids             = "pids"
 	bpfMapRecords          = "records"
@@ -209,13 +216,12 @@ const (
 	bpfProgSend3           = "send_3"
 	bpfProgSendLength      = "send_length"
 	bpfProgState           = "state"
-	bpfProgStateNested     = "state_nested"
+	bpfProgStateRefused    = "state_refused"
 	bpfProgTimeWait        = "time_wait"
 	bpfVarClockJiffies     = "clock_jiffies"
 	bpfVarClockKtime       = "clock_ktime"
 	bpfVarFilter           = "filter"
 	bpfVarHz               = "hz"
-	bpfVarInferTimeWait    = "infer_time_wait"
 	bpfVarOwnByIo          = "own_by_io"
 	bpfVarSnapshotImport   = "snapshot_import"
 	bpfVarSnapshotMet      = "snapshot_met"
@@ -275,21 +281,21 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	Accept2     *ebpf.ProgramSpec `ebpf:"accept_2"`
-	Accept4     *ebpf.ProgramSpec `ebpf:"accept_4"`
-	AcceptExit  *ebpf.ProgramSpec `ebpf:"accept_exit"`
-	DumpFiles   *ebpf.ProgramSpec `ebpf:"dump_files"`
-	DumpRecords *ebpf.ProgramSpec `ebpf:"dump_records"`
-	DumpTcp     *ebpf.ProgramSpec `ebpf:"dump_tcp"`
-	ReadClocks  *ebpf.ProgramSpec `ebpf:"read_clocks"`
-	Recv        *ebpf.ProgramSpec `ebpf:"recv"`
-	Recv5       *ebpf.ProgramSpec `ebpf:"recv_5"`
-	Recv6       *ebpf.ProgramSpec `ebpf:"recv_6"`
-	Send3       *ebpf.ProgramSpec `ebpf:"send_3"`
-	SendLength  *ebpf.ProgramSpec `ebpf:"send_length"`
-	State       *ebpf.ProgramSpec `ebpf:"state"`
-	StateNested *ebpf.ProgramSpec `ebpf:"state_nested"`
-	TimeWait    *ebpf.ProgramSpec `ebpf:"time_wait"`
+	Accept2      *ebpf.ProgramSpec `ebpf:"accept_2"`
+	Accept4      *ebpf.ProgramSpec `ebpf:"accept_4"`
+	AcceptExit   *ebpf.ProgramSpec `ebpf:"accept_exit"`
+	DumpFiles    *ebpf.ProgramSpec `ebpf:"dump_files"`
+	DumpRecords  *ebpf.ProgramSpec `ebpf:"dump_records"`
+	DumpTcp      *ebpf.ProgramSpec `ebpf:"dump_tcp"`
+	ReadClocks   *ebpf.ProgramSpec `ebpf:"read_clocks"`
+	Recv         *ebpf.ProgramSpec `ebpf:"recv"`
+	Recv5        *ebpf.ProgramSpec `ebpf:"recv_5"`
+	Recv6        *ebpf.ProgramSpec `ebpf:"recv_6"`
+	Send3        *ebpf.ProgramSpec `ebpf:"send_3"`
+	SendLength   *ebpf.ProgramSpec `ebpf:"send_length"`
+	State        *ebpf.ProgramSpec `ebpf:"state"`
+	StateRefused *ebpf.ProgramSpec `ebpf:"state_refused"`
+	TimeWait     *ebpf.ProgramSpec `ebpf:"time_wait"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -297,8 +303,8 @@ type bpfProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
 	Accepted *ebpf.MapSpec `ebpf:"accepted"`
-	AtWork   *ebpf.MapSpec `ebpf:"at_work"`
 	Counters *ebpf.MapSpec `ebpf:"counters"`
+	Latest   *ebpf.MapSpec `ebpf:"latest"`
 	Lports   *ebpf.MapSpec `ebpf:"lports"`
 	Pids     *ebpf.MapSpec `ebpf:"pids"`
 	Records  *ebpf.MapSpec `ebpf:"records"`
@@ -314,7 +320,6 @@ type bpfVariableSpecs struct {
 	ClockKtime       *ebpf.VariableSpec `ebpf:"clock_ktime"`
 	Filter           *ebpf.VariableSpec `ebpf:"filter"`
 	Hz               *ebpf.VariableSpec `ebpf:"hz"`
-	InferTimeWait    *ebpf.VariableSpec `ebpf:"infer_time_wait"`
 	OwnByIo          *ebpf.VariableSpec `ebpf:"own_by_io"`
 	SnapshotImport   *ebpf.VariableSpec `ebpf:"snapshot_import"`
 	SnapshotMet      *ebpf.VariableSpec `ebpf:"snapshot_met"`
@@ -353,8 +358,8 @@ func (o *bpfObjects) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
 	Accepted *ebpf.Map `ebpf:"accepted"`
-	AtWork   *ebpf.Map `ebpf:"at_work"`
 	Counters *ebpf.Map `ebpf:"counters"`
+	Latest   *ebpf.Map `ebpf:"latest"`
 	Lports   *ebpf.Map `ebpf:"lports"`
 	Pids     *ebpf.Map `ebpf:"pids"`
 	Records  *ebpf.Map `ebpf:"records"`
@@ -365,8 +370,8 @@ type bpfMaps struct {
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.Accepted,
-		m.AtWork,
 		m.Counters,
+		m.Latest,
 		m.Lports,
 		m.Pids,
 		m.Records,
@@ -383,7 +388,6 @@ type bpfVariables struct {
 	ClockKtime       *ebpf.Variable `ebpf:"clock_ktime"`
 	Filter           *ebpf.Variable `ebpf:"filter"`
 	Hz               *ebpf.Variable `ebpf:"hz"`
-	InferTimeWait    *ebpf.Variable `ebpf:"infer_time_wait"`
 	OwnByIo          *ebpf.Variable `ebpf:"own_by_io"`
 	SnapshotImport   *ebpf.Variable `ebpf:"snapshot_import"`
 	SnapshotMet      *ebpf.Variable `ebpf:"snapshot_met"`
@@ -405,21 +409,21 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	Accept2     *ebpf.Program `ebpf:"accept_2"`
-	Accept4     *ebpf.Program `ebpf:"accept_4"`
-	AcceptExit  *ebpf.Program `ebpf:"accept_exit"`
-	DumpFiles   *ebpf.Program `ebpf:"dump_files"`
-	DumpRecords *ebpf.Program `ebpf:"dump_records"`
-	DumpTcp     *ebpf.Program `ebpf:"dump_tcp"`
-	ReadClocks  *ebpf.Program `ebpf:"read_clocks"`
-	Recv        *ebpf.Program `ebpf:"recv"`
-	Recv5       *ebpf.Program `ebpf:"recv_5"`
-	Recv6       *ebpf.Program `ebpf:"recv_6"`
-	Send3       *ebpf.Program `ebpf:"send_3"`
-	SendLength  *ebpf.Program `ebpf:"send_length"`
-	State       *ebpf.Program `ebpf:"state"`
-	StateNested *ebpf.Program `ebpf:"state_nested"`
-	TimeWait    *ebpf.Program `ebpf:"time_wait"`
+	Accept2      *ebpf.Program `ebpf:"accept_2"`
+	Accept4      *ebpf.Program `ebpf:"accept_4"`
+	AcceptExit   *ebpf.Program `ebpf:"accept_exit"`
+	DumpFiles    *ebpf.Program `ebpf:"dump_files"`
+	DumpRecords  *ebpf.Program `ebpf:"dump_records"`
+	DumpTcp      *ebpf.Program `ebpf:"dump_tcp"`
+	ReadClocks   *ebpf.Program `ebpf:"read_clocks"`
+	Recv         *ebpf.Program `ebpf:"recv"`
+	Recv5        *ebpf.Program `ebpf:"recv_5"`
+	Recv6        *ebpf.Program `ebpf:"recv_6"`
+	Send3        *ebpf.Program `ebpf:"send_3"`
+	SendLength   *ebpf.Program `ebpf:"send_length"`
+	State        *ebpf.Program `ebpf:"state"`
+	StateRefused *ebpf.Program `ebpf:"state_refused"`
+	TimeWait     *ebpf.Program `ebpf:"time_wait"`
 }
 
 func (p *bpfPrograms) Close() error {
@@ -437,7 +441,7 @@ func (p *bpfPrograms) Close() error {
 		p.Send3,
 		p.SendLength,
 		p.State,
-		p.StateNested,
+		p.StateRefused,
 		p.TimeWait,
 	)
 }

@@ -70,7 +70,7 @@ var table = []hook{
 	{fact: factTimeWait, program: "time_wait", kind: kindFentry, targets: []string{"tcp_time_wait"}, live: true},
 	{fact: factTransitions, program: "state", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
 	// After the other: it must find out whether that one ran.
-	{fact: factNested, program: "state_nested", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
+	{fact: factNested, program: "state_refused", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
 }
 
 // rows of the hook table as they came out.

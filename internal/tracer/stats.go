@@ -18,15 +18,16 @@ type Stats struct {
 	Lost uint64
 	// RecordFailed: the kernel had no memory for a socket's record.
 	RecordFailed uint64
-	// Nested transitions came in the middle of another on the same CPU; they are
-	// among Made. Recursion: runs of our programs that the kernel refused and nothing
-	// made up for.
-	Nested, Recursion uint64
+	// The kernel runs no program twice at a time on a CPU. Nested are transitions that
+	// came in the middle of another and were made up for; they are among Made. Refused
+	// are those that nothing made up for. RefusedOthers are refused runs of other
+	// programs: evidence of an owner or of EOF that is missing.
+	Nested, Refused, RefusedOthers uint64
 }
 
 // Loss is the part of Stats that users are told of.
 func (s Stats) Loss() event.Loss {
-	return event.Loss{Lost: s.Lost, Dropped: s.Dropped, Missed: s.RecordFailed + s.Recursion}
+	return event.Loss{Lost: s.Lost, Dropped: s.Dropped, Missed: s.RecordFailed + s.Refused}
 }
 
 // Stats reads the kernel's counters.
@@ -47,22 +48,18 @@ func (t *Tracer) Stats() (Stats, error) {
 			*to += n
 		}
 	}
-	s.Recursion = t.refused() - min(t.refused(), s.Nested)
-	return s, nil
-}
-
-// refused counts the runs of our programs that the kernel skipped because the
-// program was running on that CPU. Kernels before 5.12 do not count.
-func (t *Tracer) refused() uint64 {
-	var n uint64
 	for _, coll := range t.progs {
-		for _, prog := range coll.Programs {
-			if st, err := prog.Stats(); err == nil {
-				n += st.RecursionMisses
+		for name, prog := range coll.Programs {
+			// Kernels before 5.12 do not count.
+			if st, err := prog.Stats(); err == nil && name == "state" {
+				s.Refused += st.RecursionMisses
+			} else if err == nil {
+				s.RefusedOthers += st.RecursionMisses
 			}
 		}
 	}
-	return n
+	s.Refused -= min(s.Refused, s.Nested)
+	return s, nil
 }
 
 // Loss returns what did not reach the reader so far.

@@ -189,8 +189,6 @@ func (t *Tracer) tell(fact string, have map[string]string) error {
 		return t.set("own_by_io", flag(have[factAccept] != "inet_csk_accept"))
 	case factRead:
 		return t.set("watch_eof", flag(have[factRead] != ""))
-	case factTimeWait:
-		return t.set("infer_time_wait", flag(have[factTimeWait] == ""))
 	}
 	return nil
 }
