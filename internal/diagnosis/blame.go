@@ -36,8 +36,9 @@ func (f *facts) listener() (event.Task, event.Evidence) {
 	}
 }
 
+// owner: who merely was the first holder a scan met is no owner.
 func (f *facts) owner() (event.Task, event.Evidence) {
-	if f.Cause == Unaccepted || !f.Owner.Known() || !f.holds(&f.Owner) {
+	if f.Cause == Unaccepted || !f.Owner.Known() || f.Socket.Evidence == event.EvidenceScan || !f.holds(&f.Owner) {
 		return event.Task{}, event.EvidenceNone
 	}
 	return f.Owner, f.Socket.Evidence

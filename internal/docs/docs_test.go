@@ -134,6 +134,7 @@ func advice(*testing.T) string {
 }
 
 func packageTable(t *testing.T) string {
+	t.Helper()
 	all := packages(t)
 	var rows [][]string
 	for _, dir := range inOrder(all) {

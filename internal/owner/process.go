@@ -145,7 +145,10 @@ func (r *Resolver) Lookup(t event.Task) (Process, error) {
 		return known.proc, nil
 	}
 	facts := r.read(t, p, stat)
-	r.remember(entry{id, now, facts})
+	// In the middle of exec() a process has a program and no arguments yet.
+	if facts.Exe == "" || len(facts.Cmdline) > 0 {
+		r.remember(entry{id, now, facts})
+	}
 	return facts, nil
 }
 

@@ -101,9 +101,9 @@ func TestLookupRemembersTheDead(t *testing.T) {
 		t.Skip(err)
 	}
 	task := taskOf(t, cmd.Process.Pid)
-	alive, err := r.Lookup(task)
-	if err != nil || !strings.HasSuffix(alive.Cmdline[0], "cat") {
-		t.Fatalf("%+v: %v", alive, err)
+	alive := lookupWithArgs(t, r, task)
+	if !strings.HasSuffix(alive.Cmdline[0], "cat") {
+		t.Fatalf("%+v", alive)
 	}
 	_ = stdin.Close()
 	_ = cmd.Wait()
@@ -142,6 +142,21 @@ func TestLookupZombieIsGone(t *testing.T) {
 	}
 }
 
+// lookupWithArgs waits for the arguments: exec.Cmd's Start returns while the kernel is
+// still setting them up.
+func lookupWithArgs(t *testing.T, r *owner.Resolver, task event.Task) owner.Process {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		p, err := r.Lookup(task)
+		if err == nil && len(p.Cmdline) > 0 {
+			return p
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%+v: %v", p, err)
+		}
+	}
+}
+
 // A shell that replaces itself keeps pid and start time.
 func TestLookupSeesExec(t *testing.T) {
 	cmd := exec.Command("sh", "-c", "read x; exec cat")
@@ -155,16 +170,7 @@ func TestLookupSeesExec(t *testing.T) {
 	defer func() { _ = stdin.Close(); _ = cmd.Wait() }()
 	r := newResolver(t, owner.Options{})
 	task := taskOf(t, cmd.Process.Pid)
-	// Start returns while exec() is still setting up the arguments.
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		before, err := r.Lookup(task)
-		if err == nil && len(before.Cmdline) == 3 {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%+v: %v", before, err)
-		}
-	}
+	lookupWithArgs(t, r, task)
 	if _, err := stdin.Write([]byte("\n")); err != nil {
 		t.Fatal(err)
 	}
