@@ -39,7 +39,8 @@ test-race: ## the same under the race detector (needs gcc)
 test-vm: ## the kernel tests on Debian's kernels in QEMU (root, installs QEMU)
 	scripts/vmtest.sh
 
-bench: ## Go benchmarks with allocations
+bench: ## what it costs: overhead under churn, Go benchmarks with allocations (root)
+	scripts/overhead.sh
 	go test -run '^$$' -bench . -benchmem ./internal/...
 
 clean: ## remove what the other targets made
