@@ -18,12 +18,21 @@ const volatile __u64 wake_bytes;
 /* Set after attaching, when no hook sees accept(): first read or write names the owner. */
 __u8 own_by_io;
 
-/* Set once the recv hook is attached: from then on "not told EOF" is a fact. */
+/*
+ * Set once a recv hook is attached: from then on "not told EOF" is a fact, of plain TCP or
+ * of all sockets.
+ */
+enum watch {
+	WATCH_NOTHING,
+	WATCH_TCP,
+	WATCH_ALL,
+};
 __u8 watch_eof;
 
 /* The running snapshot; Go lets only one run at a time. */
 __u32 snapshot_states; /* bit n: rows for sockets in state n */
 __u8 snapshot_import;  /* 1: give sockets a record, and a holder as owner */
+__u8 snapshot_held;    /* 1: rows for every socket with a descriptor */
 
 /* Sockets the snapshot met, in whatever state; Go sets it to 0 before. */
 __u64 snapshot_met;

@@ -8,7 +8,7 @@ static __always_inline void own_if_unknown(struct sock *sk,
 {
 	struct record *rec = record_get(sk);
 
-	if (rec && !rec->evidence)
+	if (rec && !rec->evidence && !current_is_kthread())
 		own(rec, evidence);
 }
 
@@ -50,7 +50,7 @@ static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 	rec = record_get(sk);
 	if (!rec)
 		return 0;
-	if (!rec->evidence)
+	if (!rec->evidence && !current_is_kthread())
 		own(rec, EVIDENCE_READ);
 	if (rec->eof_at || !told_eof(sk, n, flags))
 		return 0;

@@ -218,7 +218,6 @@ struct files_struct {
 };
 
 struct seq_file;
-struct bpf_map;
 
 struct bpf_iter_meta {
 	struct seq_file *seq;
@@ -227,13 +226,6 @@ struct bpf_iter_meta {
 struct bpf_iter__tcp {
 	struct bpf_iter_meta *meta;
 	struct sock_common *sk_common;
-};
-
-struct bpf_iter__bpf_sk_storage_map {
-	struct bpf_iter_meta *meta;
-	struct bpf_map *map;
-	struct sock *sk;
-	void *value;
 };
 
 struct bpf_iter__task_file {
@@ -273,6 +265,14 @@ static __always_inline __u64 inode_of(struct sock *sk)
 #define sock_flag(sk, flag)                                                    \
 	((sk)->__sk_common.skc_flags &                                         \
 	 (1UL << bpf_core_enum_value(enum sock_flags, flag)))
+
+/* The same for a socket that was reached by reading memory. */
+static __always_inline __u64 inode_of_untrusted(struct sock *sk)
+{
+	struct socket_alloc *alloc = (void *)BPF_CORE_READ(sk, sk_socket);
+
+	return alloc ? BPF_CORE_READ(alloc, vfs_inode.i_ino) : 0;
+}
 
 static __always_inline bool is_tcp(struct sock *sk)
 {

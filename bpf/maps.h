@@ -98,8 +98,9 @@ static __always_inline void count(enum counter counter)
 	__u32 key = counter;
 	__u64 *n = bpf_map_lookup_elem(&counters, &key);
 
+	/* An interrupt may count in the middle of it. */
 	if (n)
-		(*n)++;
+		__sync_fetch_and_add(n, 1);
 }
 
 #endif

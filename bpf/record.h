@@ -35,6 +35,14 @@ static __always_inline void fill_flow(struct flow *flow,
 	flow->netns = skc->skc_net.net->ns.inum;
 }
 
+/* The port that a closed socket gave back still stands in inet_sport. */
+static __always_inline __u16 former_port(struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	return tp ? bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport) : 0;
+}
+
 /*
  * Ports are 0 before connect() has chosen one and again after the socket gave it
  * back, so what is known is never overwritten by 0.
@@ -46,6 +54,8 @@ static __always_inline void remember_flow(struct record *rec, struct sock *sk)
 	if (rec->flow.lport && rec->flow.rport)
 		return;
 	fill_flow(&now, &sk->__sk_common);
+	if (!now.lport)
+		now.lport = former_port(sk);
 	if (rec->flow.lport && !now.lport)
 		now.lport = rec->flow.lport;
 	if (rec->flow.rport && !now.rport)
@@ -90,6 +100,33 @@ static __always_inline struct record *record_create(struct sock *sk)
 	if (!rec)
 		count(COUNTER_RECORD_FAILED);
 	return rec;
+}
+
+/*
+ * The kernel's cookie names a TCP socket. An accepted MPTCP socket has its listener's
+ * (it is copied with it), so these get numbers of our own above all cookies, and
+ * below 2^53, where JSON numbers are still exact.
+ */
+#define OWN_ID (1ULL << 52)
+
+/* Where there is no record, the inode tells MPTCP sockets apart; 0 before accept(). */
+static __always_inline __u64 id_of(struct sock *sk)
+{
+	__u64 inode;
+
+	if (sk->sk_protocol != IPPROTO_MPTCP)
+		return bpf_get_socket_cookie(sk);
+	inode = inode_of(sk);
+	return inode ? OWN_ID | inode : 0;
+}
+
+/* A record keeps the number it was given; a moment in nanoseconds is unique enough. */
+static __always_inline void identify(struct record *rec, struct sock *sk)
+{
+	if (sk->sk_protocol != IPPROTO_MPTCP)
+		rec->cookie = bpf_get_socket_cookie(sk);
+	else if (!rec->cookie)
+		rec->cookie = OWN_ID | (bpf_ktime_get_ns() & (OWN_ID - 1));
 }
 
 /* Bytes the application has written so far; data waiting to be sent included. */

@@ -9,7 +9,7 @@
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 16 << 20);
+	__uint(max_entries, 8 << 20);
 } ring SEC(".maps");
 
 /* made = received + lost holds because every reservation is counted here. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * The iterators' rows. Sockets come from the tables of one namespace after the other,
- * descriptors from all processes. Sockets with a record can be had in one pass over
- * all namespaces too, but that pass resumes by counting: when a socket ends meanwhile,
- * another one is missed. It serves where no namespace can be entered.
+ * descriptors from all processes. (Sockets with a record could be had in one pass over
+ * all namespaces, but that pass resumes by counting: when a socket ends meanwhile,
+ * another one is missed.)
  */
 #ifndef SNAPSHOT_H
 #define SNAPSHOT_H
@@ -48,7 +48,7 @@ static __always_inline void baseline_dwell(struct record *rec,
 static __always_inline void baseline(struct record *rec, struct sock *sk,
 				     struct tcp_sock *tp, __u64 now)
 {
-	rec->cookie = bpf_get_socket_cookie(sk);
+	identify(rec, sk);
 	rec->flags = RECORD_BASELINE;
 	rec->state = sk->__sk_common.skc_state;
 	remember_flow(rec, sk);
@@ -69,13 +69,27 @@ static __always_inline struct record *snapshot_record(struct sock *sk,
 	return rec;
 }
 
+/* A record that missed the last transition knows only that it came after the one before. */
+static __always_inline void row_dwell(struct socket_row *row,
+				      const struct record *rec)
+{
+	if (rec->state == row->state) {
+		row->since = rec->since;
+		row->earliest = rec->earliest;
+		row->bound = rec->bound;
+		return;
+	}
+	row->since = row->at;
+	row->earliest = rec->since;
+	row->bound = BOUND_AT_LEAST;
+}
+
 static __always_inline void row_of_record(struct socket_row *row,
 					  const struct record *rec)
 {
+	row->cookie = rec->cookie;
 	row->flow = rec->flow;
-	row->since = rec->since;
-	row->earliest = rec->earliest;
-	row->bound = rec->bound;
+	row_dwell(row, rec);
 	row->eof_at = rec->eof_at;
 	row->eof_task = rec->eof_task;
 	row->owner = rec->owner;
@@ -136,7 +150,7 @@ static __always_inline void row_traffic(struct socket_row *row,
 static __always_inline void row_of_sock(struct socket_row *row, struct sock *sk,
 					struct tcp_sock *tp)
 {
-	row->cookie = bpf_get_socket_cookie(sk);
+	row->cookie = id_of(sk);
 	row->inode = inode_of(sk);
 	row->cgroup = cgroup_of(sk);
 	row->protocol = sk->sk_protocol;
@@ -151,15 +165,6 @@ static __always_inline void row_of_sock(struct socket_row *row, struct sock *sk,
 		return;
 	row_subflow(row, tp);
 	row_traffic(row, tp);
-}
-
-/* The port a closed socket gave back still stands in inet_sport. */
-static __always_inline void row_flow(struct socket_row *row, struct sock *sk,
-				     struct tcp_sock *tp)
-{
-	fill_flow(&row->flow, &sk->__sk_common);
-	if (!row->flow.lport && tp)
-		row->flow.lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
 }
 
 static __always_inline void emit_socket(struct seq_file *seq, struct sock *sk,
@@ -184,7 +189,9 @@ static __always_inline void emit_socket(struct seq_file *seq, struct sock *sk,
 		row.bound = unseen.bound;
 	}
 	if (!row.flow.lport || !row.flow.rport)
-		row_flow(&row, sk, tp);
+		fill_flow(&row.flow, &sk->__sk_common);
+	if (!row.flow.lport)
+		row.flow.lport = former_port(sk);
 	if (wanted_flow(&row.flow) && wanted_pid(row.owner.tgid))
 		bpf_seq_write(seq, &row, sizeof(row));
 }
@@ -239,17 +246,6 @@ static __always_inline int on_tcp_row(struct seq_file *seq,
 	return 0;
 }
 
-static __always_inline int on_record_row(struct seq_file *seq, struct sock *sk,
-					 struct record *rec)
-{
-	snapshot_met++;
-	if (!wanted_row(sk->__sk_common.skc_state))
-		return 0;
-	adopt_accepted(rec);
-	emit_socket(seq, sk, bpf_skc_to_tcp_sock(sk), rec);
-	return 0;
-}
-
 /* A closed socket that a descriptor still refers to, and that had a peer. */
 static __always_inline bool is_zombie(struct sock *sk)
 {
@@ -259,12 +255,13 @@ static __always_inline bool is_zombie(struct sock *sk)
 
 static __always_inline void emit_holder(struct seq_file *seq,
 					struct task_struct *task, __u32 fd,
-					struct sock *sk)
+					struct sock *sk,
+					const struct record *rec)
 {
 	struct holder_row row = {.kind = ROW_HOLDER};
 
 	row.fd = fd;
-	row.cookie = bpf_get_socket_cookie(sk);
+	row.cookie = rec ? rec->cookie : id_of(sk);
 	row.inode = inode_of(sk);
 	fill_task(&row.holder, task);
 	fill_flow(&row.flow, &sk->__sk_common);
@@ -286,13 +283,13 @@ static __always_inline void own_by_scan(struct record *rec,
 
 /*
  * Closed sockets and MPTCP sockets stand in no table iter/tcp walks; the
- * descriptor pass is the one place to meet them. Held twice, written twice: Go
- * keeps one.
+ * descriptor pass is the one place to meet them; so it is for all sockets of a
+ * namespace nobody can enter. Held twice, written twice: Go keeps one.
  */
 static __always_inline void emit_unlisted(struct seq_file *seq, struct sock *sk,
 					  struct record *rec)
 {
-	if (is_zombie(sk) || sk->sk_protocol == IPPROTO_MPTCP)
+	if (is_zombie(sk) || sk->sk_protocol == IPPROTO_MPTCP || snapshot_held)
 		emit_socket(seq, sk, bpf_skc_to_tcp_sock(sk), rec);
 }
 
@@ -318,7 +315,7 @@ static __always_inline int on_file_row(struct seq_file *seq,
 	rec = snapshot_record(sk, bpf_skc_to_tcp_sock(sk));
 	if (state != TCP_LISTEN)
 		own_by_scan(rec, task);
-	emit_holder(seq, task, fd, sk);
+	emit_holder(seq, task, fd, sk, rec);
 	if (wanted_row(state))
 		emit_unlisted(seq, sk, rec);
 	return 0;

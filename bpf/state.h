@@ -30,8 +30,9 @@ static __always_inline void learn_owner(struct record *rec, int old, int new)
 	adopt_accepted(rec);
 	if (new == TCP_SYN_SENT)
 		rec->direction = DIRECTION_OUT;
-	else if (new == TCP_SYN_RECV && old == TCP_LISTEN)
-		rec->direction = DIRECTION_IN;
+	else if (old == TCP_LISTEN &&
+		 (new == TCP_SYN_RECV || new == TCP_ESTABLISHED))
+		rec->direction = DIRECTION_IN; /* MPTCP is born established */
 	if (current_is_kthread())
 		return;
 	if (new == TCP_SYN_SENT)
@@ -56,7 +57,7 @@ static __always_inline void enter_close_wait(struct record *rec,
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
-	if (watch_eof)
+	if (watch_eof == WATCH_ALL || (watch_eof == WATCH_TCP && tp))
 		rec->flags |= RECORD_WATCHED;
 	if (!tp)
 		return;
@@ -86,7 +87,7 @@ static __always_inline void fill_transition(struct transition *t,
 static __always_inline void fill_without_record(struct transition *t,
 						struct sock *sk)
 {
-	t->cookie = bpf_get_socket_cookie(sk);
+	t->cookie = id_of(sk);
 	fill_flow(&t->flow, &sk->__sk_common);
 	t->cgroup = cgroup_of(sk);
 	t->protocol = sk->sk_protocol;
@@ -134,7 +135,7 @@ static __always_inline void send_time_wait(const struct transition *t,
 static __always_inline void advance(struct record *rec, struct sock *sk,
 				    int old, int new)
 {
-	rec->cookie = bpf_get_socket_cookie(sk);
+	identify(rec, sk);
 	remember_flow(rec, sk);
 	learn_owner(rec, old, new);
 	if (new == TCP_ESTABLISHED)

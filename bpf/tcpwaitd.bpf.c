@@ -126,15 +126,6 @@ int dump_tcp(struct bpf_iter__tcp *ctx)
 	return skc ? on_tcp_row(ctx->meta->seq, skc) : 0;
 }
 
-SEC("iter/bpf_sk_storage_map")
-int dump_records(struct bpf_iter__bpf_sk_storage_map *ctx)
-{
-	struct record *rec = ctx->value;
-	struct sock *sk = ctx->sk;
-
-	return sk && rec ? on_record_row(ctx->meta->seq, sk, rec) : 0;
-}
-
 SEC("iter/task_file")
 int dump_files(struct bpf_iter__task_file *ctx)
 {

@@ -134,3 +134,26 @@ func TestClosedPipeEndsQuietly(t *testing.T) {
 		t.Errorf("stderr: %s", tail.stderr)
 	}
 }
+
+// The kernel gives an accepted MPTCP socket its listener's cookie, once somebody has asked
+// for that one: list does. Each must be counted all the same.
+func TestMPTCPSocketsAreToldApart(t *testing.T) {
+	ns := testNetns(t)
+	d := start(t, "diagnose", "-o", "json", "--for", patience.String(), "--threshold", "100ms", "--netns", inode(ns))
+	leak := testenv.StartLeaker(t, testenv.Options{Cause: "grow", MPTCP: true, N: n, Netns: ns.Path, Every: 50 * time.Millisecond})
+	for range 3 {
+		<-leak.Lines
+	}
+	run(t, "list", "--state", "all", "--netns", inode(ns)).want(t, 0)
+	for range n - 3 {
+		<-leak.Lines
+	}
+	v := decode[verdict](t, d.interrupt(t).stdout)
+	if len(v.Processes) != 1 || v.Processes[0].Pid != leak.Pid || v.Processes[0].Sockets != n || v.Loss.Any() {
+		t.Errorf("verdict %+v, want %d sockets of pid %d", v, n, leak.Pid)
+	}
+	sockets := decode[list](t, run(t, "list", "-o", "json", "--netns", inode(ns)).want(t, 0).stdout).Sockets
+	if got := named(sockets)[blame{leak.Pid, "eof_ignored"}]; got != n || len(sockets) != n {
+		t.Errorf("%d of %d listed sockets are the leak's, want %d", got, len(sockets), n)
+	}
+}

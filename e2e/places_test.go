@@ -44,10 +44,19 @@ func TestOwnPidNamespace(t *testing.T) {
 	if !strings.Contains(r.stdout, "hostPID") {
 		t.Errorf("doctor says nothing of the pid namespace: %s", r.stdout)
 	}
-	cmd = prepare(t, "list")
+	ns := testNetns(t)
+	leak := testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", N: n, Netns: ns.Path})
+	cmd = prepare(t, "list", "-o", "json", "--netns", inode(ns))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
-	if r := finish(t, cmd).want(t, 0); !strings.Contains(r.stderr, "pid namespace") {
+	r = finish(t, cmd).want(t, 0)
+	if !strings.Contains(r.stderr, "pid namespace") {
 		t.Errorf("list says nothing of the pid namespace: %q", r.stderr)
+	}
+	// Holders are out of sight: that is no proof that there are none.
+	for blame, count := range named(decode[list](t, r.stdout).Sockets) {
+		if blame.cause != "eof_ignored" || blame.pid != 0 && blame.pid != leak.Pid || count != n {
+			t.Errorf("%d sockets: %+v", count, blame)
+		}
 	}
 }
 

@@ -21,6 +21,10 @@ func (t *Table) Reconcile(snap *event.Snapshot) Repair {
 	t.pass++
 	for i := range snap.Sockets {
 		row := &snap.Sockets[i]
+		if row.Subflow {
+			// It is not a wait of its own, see Transition.
+			continue
+		}
 		if row.Cookie == 0 {
 			t.stats.Unkeyed++
 			continue
@@ -130,20 +134,21 @@ func (t *Table) sweep(snap *event.Snapshot, r *Repair) {
 		if s.Cookie == 0 || s.pass == t.pass || s.LastSeen >= snap.From {
 			continue
 		}
-		if !wasRead(snap, s.Flow.Netns) {
+		if !wasRead(snap, &s.Flow) {
 			continue
 		}
 		r.Finished = append(r.Finished, *t.finish(s, gone(s, snap.From)))
 	}
 }
 
-// wasRead: only where a namespace was read to the end does absence mean anything. A
-// snapshot that does not say which were has read all but the unread.
-func wasRead(snap *event.Snapshot, netns uint32) bool {
-	if _, unread := snap.UnreadNetns[netns]; unread {
+// wasRead: only where a table was read to the end does absence mean anything. A
+// snapshot that does not say which namespaces were has read all but the unread. No
+// table lists MPTCP sockets.
+func wasRead(snap *event.Snapshot, f *event.Flow) bool {
+	if _, unread := snap.UnreadNetns[f.Netns]; unread || f.Protocol == event.MPTCP {
 		return false
 	}
-	return snap.ReadNetns == nil || snap.ReadNetns[netns]
+	return snap.ReadNetns == nil || snap.ReadNetns[f.Netns]
 }
 
 // gone is the end of a wait nobody saw leave: it lasted at least until it was last

@@ -24,9 +24,6 @@ type Wait struct {
 	Cgroup    uint64
 	// Baseline: the socket was there before us.
 	Baseline bool
-	// Subflow: a TCP subflow of an MPTCP socket, which has a wait of its own. Only
-	// a snapshot can tell.
-	Subflow bool
 }
 
 // Dwell is the time spent in CLOSE_WAIT until at, never negative. w.Bound says
@@ -70,7 +67,7 @@ func (w *Wait) adopt(f event.Flow, d event.Direction, owner *event.Task, ev even
 func (w *Wait) refresh(s *event.Socket) {
 	w.LastSeen = max(w.LastSeen, s.At)
 	w.adopt(s.Flow, s.Direction, &s.Owner, s.Evidence, s.Cgroup)
-	w.Baseline, w.Subflow = s.Baseline, s.Subflow
+	w.Baseline = s.Baseline
 	switch {
 	case s.Bound == event.Exact && s.Since != 0:
 		w.Since, w.Bound = s.Since, event.Exact

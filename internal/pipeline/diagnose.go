@@ -99,7 +99,7 @@ func (w *watcher) transition(t *event.Transition) error {
 // reconcile takes a snapshot, applies what happened meanwhile and makes the table equal
 // to the kernel's.
 func (w *watcher) reconcile(ctx context.Context, holders bool) (*event.Snapshot, error) {
-	snap, err := w.tracer.Snapshot(ctx, tracer.SnapshotOptions{States: judged, Holders: holders})
+	snap, err := w.engine.snapshot(ctx, w.tracer, tracer.SnapshotOptions{States: judged, Holders: holders})
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +117,8 @@ func (w *watcher) reconcile(ctx context.Context, holders bool) (*event.Snapshot,
 
 // finished counts an ended wait for its owner and site.
 func (w *watcher) finished(f *lifecycle.Finished) {
-	if !f.Subflow {
+	// An end that nobody saw proves no close().
+	if !f.Missed {
 		w.tally.Add(f.Owner, diagnosis.SiteOf(f.Direction, f.Flow), f.Since, f.Dwell)
 	}
 }

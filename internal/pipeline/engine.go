@@ -96,6 +96,19 @@ func (e *Engine) open(cfg tracer.Config) (*tracer.Tracer, error) {
 	return t, nil
 }
 
+// snapshot takes one. In another pid namespace the descriptor pass sees only some
+// processes, so a socket without holder may have one.
+func (e *Engine) snapshot(ctx context.Context, t *tracer.Tracer, o tracer.SnapshotOptions) (*event.Snapshot, error) {
+	snap, err := t.Snapshot(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if host, err := owner.HostPidNS(); err != nil || !host {
+		snap.HoldersKnown = false
+	}
+	return snap, nil
+}
+
 func (e *Engine) cannotRun(err error) error {
 	var refused *tracer.CannotRunError
 	if !errors.As(err, &refused) {
@@ -208,7 +221,7 @@ func (e *Engine) List(ctx context.Context, q Query) (*Listing, error) {
 		return nil, err
 	}
 	defer t.Close()
-	snap, err := t.Snapshot(ctx, tracer.SnapshotOptions{States: q.Filter.States(), Holders: true})
+	snap, err := e.snapshot(ctx, t, tracer.SnapshotOptions{States: q.Filter.States(), Holders: true})
 	if err != nil {
 		return nil, err
 	}

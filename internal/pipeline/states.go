@@ -20,7 +20,7 @@ func (e *Engine) States(ctx context.Context, q StatesQuery) (*StateCounts, error
 		return nil, err
 	}
 	defer t.Close()
-	snap, err := t.Snapshot(ctx, tracer.SnapshotOptions{States: tabled(q.Filter.States()), Holders: true})
+	snap, err := e.snapshot(ctx, t, tracer.SnapshotOptions{States: tabled(q.Filter.States()), Holders: true})
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 
 const (
 	// lossEvery is how often the kernel's counters are read while tailing.
-	lossEvery = 200 * time.Millisecond
+	lossEvery = time.Second
 	// clockEvery is how often wall and kernel time are paired anew: the wall clock may
 	// be stepped.
 	clockEvery = 10 * time.Second

@@ -207,7 +207,6 @@ const (
 	bpfProgAccept4         = "accept_4"
 	bpfProgAcceptExit      = "accept_exit"
 	bpfProgDumpFiles       = "dump_files"
-	bpfProgDumpRecords     = "dump_records"
 	bpfProgDumpTcp         = "dump_tcp"
 	bpfProgReadClocks      = "read_clocks"
 	bpfProgRecv            = "recv"
@@ -223,6 +222,7 @@ const (
 	bpfVarFilter           = "filter"
 	bpfVarHz               = "hz"
 	bpfVarOwnByIo          = "own_by_io"
+	bpfVarSnapshotHeld     = "snapshot_held"
 	bpfVarSnapshotImport   = "snapshot_import"
 	bpfVarSnapshotMet      = "snapshot_met"
 	bpfVarSnapshotStates   = "snapshot_states"
@@ -285,7 +285,6 @@ type bpfProgramSpecs struct {
 	Accept4      *ebpf.ProgramSpec `ebpf:"accept_4"`
 	AcceptExit   *ebpf.ProgramSpec `ebpf:"accept_exit"`
 	DumpFiles    *ebpf.ProgramSpec `ebpf:"dump_files"`
-	DumpRecords  *ebpf.ProgramSpec `ebpf:"dump_records"`
 	DumpTcp      *ebpf.ProgramSpec `ebpf:"dump_tcp"`
 	ReadClocks   *ebpf.ProgramSpec `ebpf:"read_clocks"`
 	Recv         *ebpf.ProgramSpec `ebpf:"recv"`
@@ -321,6 +320,7 @@ type bpfVariableSpecs struct {
 	Filter           *ebpf.VariableSpec `ebpf:"filter"`
 	Hz               *ebpf.VariableSpec `ebpf:"hz"`
 	OwnByIo          *ebpf.VariableSpec `ebpf:"own_by_io"`
+	SnapshotHeld     *ebpf.VariableSpec `ebpf:"snapshot_held"`
 	SnapshotImport   *ebpf.VariableSpec `ebpf:"snapshot_import"`
 	SnapshotMet      *ebpf.VariableSpec `ebpf:"snapshot_met"`
 	SnapshotStates   *ebpf.VariableSpec `ebpf:"snapshot_states"`
@@ -389,6 +389,7 @@ type bpfVariables struct {
 	Filter           *ebpf.Variable `ebpf:"filter"`
 	Hz               *ebpf.Variable `ebpf:"hz"`
 	OwnByIo          *ebpf.Variable `ebpf:"own_by_io"`
+	SnapshotHeld     *ebpf.Variable `ebpf:"snapshot_held"`
 	SnapshotImport   *ebpf.Variable `ebpf:"snapshot_import"`
 	SnapshotMet      *ebpf.Variable `ebpf:"snapshot_met"`
 	SnapshotStates   *ebpf.Variable `ebpf:"snapshot_states"`
@@ -413,7 +414,6 @@ type bpfPrograms struct {
 	Accept4      *ebpf.Program `ebpf:"accept_4"`
 	AcceptExit   *ebpf.Program `ebpf:"accept_exit"`
 	DumpFiles    *ebpf.Program `ebpf:"dump_files"`
-	DumpRecords  *ebpf.Program `ebpf:"dump_records"`
 	DumpTcp      *ebpf.Program `ebpf:"dump_tcp"`
 	ReadClocks   *ebpf.Program `ebpf:"read_clocks"`
 	Recv         *ebpf.Program `ebpf:"recv"`
@@ -432,7 +432,6 @@ func (p *bpfPrograms) Close() error {
 		p.Accept4,
 		p.AcceptExit,
 		p.DumpFiles,
-		p.DumpRecords,
 		p.DumpTcp,
 		p.ReadClocks,
 		p.Recv,

@@ -15,7 +15,7 @@ type Config struct {
 	// Live attaches the hooks that watch; without it only Snapshot works.
 	Live bool
 	// RingBytes is the size of the ring buffer, a power of two and of the page size;
-	// 0 is 16 MiB, which is 120,000 transitions.
+	// 0 is 8 MiB, which is 70,000 transitions.
 	RingBytes int
 	// SyscallAccept adds the syscall-exit tracepoints of accept where no better hook
 	// attaches. They slow every system call of the host a little.
@@ -28,7 +28,7 @@ type Config struct {
 }
 
 const (
-	defaultRingBytes = 16 << 20
+	defaultRingBytes = 8 << 20
 	// A snapshot needs no ring, the kernel wants one page.
 	idleRingBytes = 4096
 	portWords     = 1024

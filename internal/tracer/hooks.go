@@ -17,7 +17,6 @@ import (
 const (
 	factHolders     = "holders"
 	factSockets     = "sockets"
-	factRecords     = "records"
 	factAccept      = "accept"
 	factRead        = "read"
 	factWrite       = "write"
@@ -58,7 +57,6 @@ const (
 var table = []hook{
 	{fact: factHolders, program: "dump_files", kind: kindIter, targets: []string{"task_file"}, required: true},
 	{fact: factSockets, program: "dump_tcp", kind: kindIter, targets: []string{"tcp"}, required: true},
-	{fact: factRecords, program: "dump_records", kind: kindIter, targets: []string{"bpf_sk_storage_map"}, required: true, live: true},
 	{fact: factAccept, program: "accept_2", kind: kindFexit, targets: []string{"inet_csk_accept"}, params: 2, live: true},
 	{fact: factAccept, program: "accept_4", kind: kindFexit, targets: []string{"inet_csk_accept"}, params: 4, live: true},
 	{fact: factAccept, program: "accept_exit", kind: kindTracepoint, targets: []string{"sys_exit_accept4", "sys_exit_accept"}, live: true, optIn: "syscall accept"},
@@ -116,14 +114,10 @@ func (h *hook) suitsParams(fn *btf.Func) error {
 }
 
 // attach connects a loaded program to one kernel name.
-func (h *hook) attach(prog *ebpf.Program, target string, records *ebpf.Map) (link.Link, error) {
+func (h *hook) attach(prog *ebpf.Program, target string) (link.Link, error) {
 	switch h.kind {
 	case kindIter:
-		opts := link.IterOptions{Program: prog}
-		if h.fact == factRecords {
-			opts.Map = records
-		}
-		return link.AttachIter(opts)
+		return link.AttachIter(link.IterOptions{Program: prog})
 	case kindTracepoint:
 		return link.Tracepoint("syscalls", target, prog, nil)
 	default:

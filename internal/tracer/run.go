@@ -25,8 +25,11 @@ func (t *Tracer) Run(ctx context.Context, emit func(*event.Transition) error, id
 	if idle == nil {
 		idle = func() error { return nil }
 	}
+	if t.reader == nil {
+		return errSnapshotOnly
+	}
 	for ctx.Err() == nil {
-		if err := t.read(time.Now().Add(pollEvery), emit); err != nil {
+		if err := t.read(time.Now().Add(pollEvery), maxBatch, emit); err != nil {
 			return err
 		}
 		if err := idle(); err != nil {
@@ -36,24 +39,31 @@ func (t *Tracer) Run(ctx context.Context, emit func(*event.Transition) error, id
 	return nil
 }
 
-// Drain hands over what is in the ring now, without waiting.
+// Drain hands over what is in the ring now, without waiting for more. What is written
+// meanwhile is left, so that it ends however busy the host is.
 func (t *Tracer) Drain(emit func(*event.Transition) error) error {
-	return t.read(time.Unix(1, 0), emit)
+	if t.reader == nil {
+		return errSnapshotOnly
+	}
+	return t.read(time.Unix(1, 0), t.reader.AvailableBytes()/recordBytes+1, emit)
 }
 
-// maxBatch bounds the work between two calls of idle.
-const maxBatch = 4096
+const (
+	// maxBatch bounds the work between two calls of idle.
+	maxBatch = 4096
+	// recordBytes is what a transition takes in the ring, its header included.
+	recordBytes = (transitionSize + 8 + 7) &^ 7
+)
+
+var errSnapshotOnly = errors.New("read transitions: the tracer was opened for snapshots only")
 
 // read waits for the deadline, or for the ring to fill up, then reads until the ring is
-// empty or the batch is full.
-func (t *Tracer) read(deadline time.Time, emit func(*event.Transition) error) error {
+// empty or limit transitions were handed over.
+func (t *Tracer) read(deadline time.Time, limit int, emit func(*event.Transition) error) error {
 	var rec ringbuf.Record
 	var tr event.Transition
-	if t.reader == nil {
-		return errors.New("read transitions: the tracer was opened for snapshots only")
-	}
 	t.reader.SetDeadline(deadline)
-	for n := 0; n < maxBatch || deadline.Unix() == 1; n++ {
+	for range limit {
 		err := t.reader.ReadInto(&rec)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):

@@ -115,11 +115,11 @@ func (t *Tracer) readHolders(ctx context.Context, all *rows, snap *event.Snapsho
 	for i := range all.holders {
 		n := all.holders[i].Flow.Netns
 		if !snap.ReadNetns[n] && snap.UnreadNetns[n] == "" && t.wantsNetns(n) {
-			snap.UnreadNetns[n] = "no process and no name leads to this namespace"
+			snap.UnreadNetns[n] = "no process lives in it and no name leads to it; only sockets that a process holds were read"
 		}
 	}
-	if t.cfg.Live && len(snap.UnreadNetns) > 0 {
-		if err := t.readRecords(ctx, all, snap); err != nil {
+	if len(snap.UnreadNetns) > 0 {
+		if err := t.readHeld(ctx, all, snap); err != nil {
 			return err
 		}
 	}
@@ -130,17 +130,19 @@ func (t *Tracer) readHolders(ctx context.Context, all *rows, snap *event.Snapsho
 	return nil
 }
 
-// readRecords adds the sockets with a record that live where nobody can enter. This
-// way of walking resumes by counting, so it can miss a socket while others end, and takes
-// time by the square: it is for the exception.
-func (t *Tracer) readRecords(ctx context.Context, all *rows, snap *event.Snapshot) error {
-	var records rows
-	if err := t.readIter(ctx, factRecords, &records); err != nil {
+// readHeld adds the sockets of namespaces that nobody can enter, as far as somebody has
+// a descriptor of them.
+func (t *Tracer) readHeld(ctx context.Context, all *rows, snap *event.Snapshot) error {
+	var held rows
+	if err := t.set("snapshot_held", flag(true)); err != nil {
 		return err
 	}
-	for i := range records.sockets {
-		if !snap.ReadNetns[records.sockets[i].Flow.Netns] {
-			all.sockets = append(all.sockets, records.sockets[i])
+	if err := errors.Join(t.readIter(ctx, factHolders, &held), t.set("snapshot_held", flag(false))); err != nil {
+		return err
+	}
+	for i := range held.sockets {
+		if !snap.ReadNetns[held.sockets[i].Flow.Netns] {
+			all.sockets = append(all.sockets, held.sockets[i])
 		}
 	}
 	return nil

@@ -167,7 +167,7 @@ func (t *Tracer) attach(l *loader, h *hook) error {
 	}
 	var links []link.Link
 	for _, target := range h.targets {
-		li, err := h.attach(coll.Programs[h.program], target, t.maps.Maps["records"])
+		li, err := h.attach(coll.Programs[h.program], target)
 		if err != nil {
 			coll.Close()
 			return errors.Join(append([]error{err}, closeLinks(links)...)...)
@@ -188,9 +188,21 @@ func (t *Tracer) tell(fact string, have map[string]string) error {
 	case factAccept:
 		return t.set("own_by_io", flag(have[factAccept] != "inet_csk_accept"))
 	case factRead:
-		return t.set("watch_eof", flag(have[factRead] != ""))
+		return t.set("watch_eof", watched(have[factRead]))
 	}
 	return nil
+}
+
+// watched says of which sockets every read is seen: enum watch in bpf/config.h.
+func watched(readHook string) uint8 {
+	switch readHook {
+	case "":
+		return 0
+	case "tcp_recvmsg":
+		return 1
+	default:
+		return 2
+	}
 }
 
 func (t *Tracer) set(variable string, value any) error {

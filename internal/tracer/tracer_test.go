@@ -321,7 +321,7 @@ func TestHookTable(t *testing.T) {
 			facts[h.Fact]++
 		}
 	}
-	want := []string{factHolders, factSockets, factRecords, factTransitions}
+	want := []string{factHolders, factSockets, factTransitions}
 	if seesReads() {
 		want = append(want, factRead)
 	}
