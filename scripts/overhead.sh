@@ -235,7 +235,7 @@ print_usage() {
 					user / hz / seen * 1e6, cpu / hz / seen * 1e6, rss / 1024, anon / 1024
 			}' "$work/usage"
 	done
-	echo "RSS counts the 16 MiB ring twice: it is mapped twice in a row."
+	echo "RSS counts the 8 MiB ring twice: it is mapped twice in a row."
 }
 
 CGO_ENABLED=0 go build -o "$work/tcpwaitd" ./cmd/tcpwaitd

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
+	"github.com/tcpwaitd/tcpwaitd/internal/tracer"
 )
 
 var update = flag.Bool("update", false, "rewrite the generated sections of docs/")
@@ -32,6 +33,7 @@ func sections() map[string]section {
 		"blame":    {"causes.md", blame},
 		"advice":   {"causes.md", advice},
 		"packages": {"architecture.md", packageTable},
+		"hooks":    {"architecture.md", hooks},
 	}
 }
 
@@ -149,4 +151,12 @@ func packageTable(t *testing.T) string {
 		rows = append(rows, []string{"`" + dir + "`", p.about, strings.Join(imports, ", ")})
 	}
 	return table([]string{"package", "what it is", "imports of ours"}, rows)
+}
+
+func hooks(*testing.T) string {
+	var rows [][]string
+	for _, f := range tracer.HookTable() {
+		rows = append(rows, []string{"`" + f.Name + "`", f.Ways[0], strings.Join(f.Ways[1:], "; "), f.Without})
+	}
+	return table([]string{"fact", "first choice", "fallbacks, in order", "without any"}, rows)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -22,7 +23,7 @@ const (
 	factWrite       = "write"
 	factTimeWait    = "time_wait"
 	factTransitions = "transitions"
-	factNested      = "nested transitions"
+	factNested      = "nested_transitions"
 )
 
 // hook is one way of learning one fact.
@@ -69,6 +70,45 @@ var table = []hook{
 	{fact: factTransitions, program: "state", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
 	// After the other: it must find out whether that one ran.
 	{fact: factNested, program: "state_refused", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
+}
+
+// without says what is missing where no way to a fact works.
+var without = map[string]string{
+	factHolders:     "cannot run",
+	factSockets:     "cannot run",
+	factAccept:      "the first read or write names the owner, a descriptor scan the holders",
+	factRead:        "nobody watches EOF being told; no owner by reading",
+	factWrite:       "no owner by writing",
+	factTimeWait:    "inferred from the transition that ends the full socket",
+	factTransitions: "cannot watch",
+	factNested:      "cannot watch",
+}
+
+// HookFact is one fact of the hook table: the ways to learn it, best first, and what is
+// missing without any.
+type HookFact struct {
+	Name, Without string
+	Ways          []string
+}
+
+// HookTable is the hook table for the docs.
+func HookTable() []HookFact {
+	var facts []HookFact
+	for _, h := range table {
+		if len(facts) == 0 || facts[len(facts)-1].Name != h.fact {
+			facts = append(facts, HookFact{Name: h.fact, Without: without[h.fact]})
+		}
+		way := h.kind + " `" + strings.Join(h.targets, "` and `") + "`"
+		if h.params != 0 {
+			way += fmt.Sprintf(" of %d arguments", h.params)
+		}
+		if h.optIn != "" {
+			way += ", if asked for"
+		}
+		f := &facts[len(facts)-1]
+		f.Ways = append(f.Ways, way)
+	}
+	return facts
 }
 
 // rows of the hook table as they came out.

@@ -14,7 +14,7 @@ import (
 
 // pollEvery is how often the ring is looked at when it has not filled up: the kernel
 // does not wake the reader for a single event, which would cost twenty times the event.
-const pollEvery = 15 * time.Millisecond
+const pollEvery = 18 * time.Millisecond
 
 // Run hands every transition to emit, in the ring's order, until ctx ends (nil), emit or
 // idle fails (their error) or Close is called (ErrClosed). idle, if not nil, is called

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 	"github.com/tcpwaitd/tcpwaitd/internal/testenv/facts"
@@ -128,5 +130,36 @@ func TestHoldersAndListeners(t *testing.T) {
 	}
 	if len(held) != n {
 		t.Errorf("%d sockets are held, want %d", len(held), n)
+	}
+}
+
+// A namespace no process lives in and no name leads to: what somebody holds is found all
+// the same, and the rest is said to be missing.
+func TestNamespaceThatNobodyCanEnter(t *testing.T) {
+	testenv.RequireRoot(t)
+	for name, cfg := range map[string]Config{"once": {}, "live": {Live: true}} {
+		t.Run(name, func(t *testing.T) {
+			ns := testenv.NewNetns(t)
+			l := listen(t, ns, "127.0.0.1:0")
+			for _, p := range connect(t, ns, l, n) {
+				p.client.Close()
+			}
+			if err := unix.Unmount(ns.Path, unix.MNT_DETACH); err != nil {
+				t.Fatal(err)
+			}
+			cfg.Filter.Netns = []uint32{ns.Inode}
+			tr, err := Open(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tr.Close()
+			snap, err := tr.Snapshot(t.Context(), SnapshotOptions{States: event.SetOf(event.CloseWait), Holders: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(snap.Sockets) != n || snap.UnreadNetns[ns.Inode] == "" {
+				t.Errorf("%d sockets, want %d; unread %v", len(snap.Sockets), n, snap.UnreadNetns)
+			}
+		})
 	}
 }
