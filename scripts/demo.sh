@@ -12,6 +12,7 @@ CGO_ENABLED=0 go build -o bin/leaker ./internal/testenv/leaker
 
 out=$(mktemp)
 # The leaker ends when its standard input does, and tells in JSON what it does.
+# shellcheck disable=SC2034 # the coprocess is for its standard input and its pid
 coproc LEAKER { exec bin/leaker -cause grow -n 997 -every 100ms >"$out"; }
 leaker=$LEAKER_PID
 trap 'kill "$leaker" 2>/dev/null || true; rm -f "$out"' EXIT
