@@ -74,6 +74,9 @@ func (a *app) diagnose(ff *filterFlags, watch, threshold time.Duration) error {
 		if err != nil {
 			return err
 		}
+		if err := f.Err(); err != nil {
+			return err
+		}
 		if ctx.Err() != nil {
 			fmt.Fprintf(a.stderr, "interrupted: watched for %v of %v\n", d.Observed.Round(time.Millisecond), watch)
 		}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -10,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpwaitd/tcpwaitd/internal/owner"
 	"github.com/tcpwaitd/tcpwaitd/internal/pipeline"
 	"github.com/tcpwaitd/tcpwaitd/internal/record"
 )
@@ -42,6 +45,8 @@ type env struct {
 	isTerminal func() bool
 	// netnsInode overrides stat() of namespace files; nil is the real thing.
 	netnsInode func(path string) (uint32, error)
+	// pidExists says whether there is such a process; nil does not ask.
+	pidExists func(pid string) bool
 	// signals returns a context that ends with the first SIGINT or SIGTERM. The second
 	// one kills.
 	signals func() (context.Context, context.CancelFunc)
@@ -71,13 +76,27 @@ func newEnv() *env {
 			_, err := unix.IoctlGetTermios(int(os.Stdout.Fd()), unix.TCGETS)
 			return err == nil
 		},
-		signals: interruptible,
-		open:    openBackend,
+		pidExists: pidExists,
+		signals:   interruptible,
+		open:      openBackend,
 	}
 }
 
+// signalGrace is how long further signals count as the same one: timeout(1) signals the
+// process and then its group.
+const signalGrace = time.Second
+
 func interruptible() (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
+	context.AfterFunc(ctx, func() { time.AfterFunc(signalGrace, stop) })
 	return ctx, stop
+}
+
+// pidExists asks /proc. Outside the host's pid namespace it cannot know.
+func pidExists(pid string) bool {
+	if host, err := owner.HostPidNS(); err != nil || !host {
+		return true
+	}
+	_, err := os.Stat("/proc/" + pid)
+	return !errors.Is(err, fs.ErrNotExist)
 }

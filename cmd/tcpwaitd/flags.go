@@ -1,10 +1,12 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/filter"
 	"github.com/tcpwaitd/tcpwaitd/internal/pipeline"
@@ -38,7 +40,33 @@ func (ff *filterFlags) bind(cmd *cobra.Command, states string) {
 // parse makes the filter.
 func (ff *filterFlags) parse(a *app, target filter.Target) (*filter.Filter, error) {
 	ff.NetnsInode = a.netnsInode
-	return filter.New(&ff.Options, target)
+	f, err := filter.New(&ff.Options, target)
+	if err != nil {
+		return nil, err
+	}
+	// A mistyped pid must not pass for a clean process.
+	for _, pid := range ff.Pids {
+		if a.pidExists != nil && !a.pidExists(pid) {
+			return nil, usagef("no process %s", pid)
+		}
+	}
+	return f, nil
+}
+
+// noEmptyValues refuses a flag that was given nothing: an unset variable in a script
+// (-p "$PID") must not widen the choice to everything.
+func noEmptyValues(cmd *cobra.Command) error {
+	var err error
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		empty := f.Value.Type() == "string" && f.Value.String() == ""
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			empty = len(list.GetSlice()) == 0 || slices.Contains(list.GetSlice(), "")
+		}
+		if empty && err == nil {
+			err = usagef("empty value for --%s: %s", f.Name, f.Usage)
+		}
+	})
+	return err
 }
 
 const defaultThreshold = 60 * time.Second

@@ -66,6 +66,12 @@ func (a *app) list(ff *filterFlags, threshold time.Duration) error {
 		if err != nil {
 			return err
 		}
+		if err := f.Err(); err != nil {
+			return err
+		}
+		if len(l.Cases) == 0 && (o.Format == report.Table || o.Format == report.Wide) {
+			fmt.Fprintln(a.stderr, "no such socket: none is in the states asked for, or the filter leaves none")
+		}
 		err = out.Write(a.stdout, &report.Sockets{
 			Facts: &l.Facts, Cases: l.Cases, Loss: l.Loss, UnreadNetns: l.UnreadNetns,
 		})

@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 		"tcpwaitd": func() {
 			e := newEnv()
 			e.location = time.UTC
+			e.pidExists = func(pid string) bool { return pid != "999999" }
 			e.open = func(context.Context, backendConfig) (backend, error) {
 				return openFake(os.Getenv("BACKEND"))
 			}

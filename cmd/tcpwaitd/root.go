@@ -48,8 +48,9 @@ leaking; 4 suspicious only; 5 cannot run here.`,
 		Example: `  tcpwaitd diagnose            # who does not close, and what to do
   tcpwaitd list                # the sockets in CLOSE_WAIT now, the oldest first
   tcpwaitd tail --comm nginx   # every state change of nginx's sockets`,
-		Args: unknownCommand,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:              unknownCommand,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return noEmptyValues(cmd) },
 		// Errors are told by exitCode.
 		SilenceErrors: true, SilenceUsage: true,
 		SuggestionsMinimumDistance: 2,
@@ -144,8 +145,11 @@ func helpCommand() *cobra.Command {
 		Example: "  tcpwaitd help diagnose",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, rest, err := cmd.Root().Find(args)
-			if err != nil || len(rest) > 0 {
+			switch {
+			case err != nil || len(rest) > 0 && target == cmd.Root():
 				return unknownCommand(cmd.Root(), args)
+			case len(rest) > 0:
+				return usagef("unexpected argument %q: %s has no such command", rest[0], target.CommandPath())
 			}
 			target.InitDefaultHelpFlag()
 			return target.Help()

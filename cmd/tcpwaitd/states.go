@@ -63,6 +63,9 @@ func (a *app) states(ff *filterFlags, by string) error {
 		if err != nil {
 			return err
 		}
+		if err := f.Err(); err != nil {
+			return err
+		}
 		r := record.NewStates(record.Time{Time: c.Clock.Wall}, c.All, c.Groups, c.UnreadNetns)
 		if o.Format != report.JSON && o.Format != report.JSONL {
 			a.reservations(event.Loss{}, c.UnreadNetns)

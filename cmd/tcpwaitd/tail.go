@@ -47,12 +47,11 @@ func (a *app) tail(ff *filterFlags) error {
 		return err
 	}
 	return a.withBackend(func(ctx context.Context, b backend) error {
-		// The header is there before the first event.
-		if err := out.Flush(); err != nil {
-			return err
-		}
 		start := a.now()
 		if err := b.Tail(ctx, query(f, 0, o.Format != report.Table), out); err != nil {
+			return err
+		}
+		if err := f.Err(); err != nil {
 			return err
 		}
 		if err := out.Flush(); err != nil {

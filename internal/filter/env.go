@@ -66,6 +66,7 @@ type socketEnv struct {
 	Cgroup            *string     `expr:"cgroup"`
 	Holders           []holderEnv `expr:"holders"`
 	Listener          listenerEnv `expr:"listener"`
+	Listeners         []taskEnv   `expr:"listeners"`
 	Stacks            stacksEnv   `expr:"stacks"`
 	Peer              peerEnv     `expr:"peer"`
 }
@@ -93,6 +94,11 @@ type holderEnv struct {
 type listenerEnv struct {
 	Pid  *int    `expr:"pid"`
 	Comm *string `expr:"comm"`
+}
+
+type taskEnv struct {
+	Pid  int    `expr:"pid"`
+	Comm string `expr:"comm"`
 }
 
 type peerEnv struct {
@@ -217,12 +223,23 @@ func (e *evaluator) fillSocket(c *diagnosis.Case, facts *record.Facts) {
 	if c.EOFSeen {
 		e.socket.EOFSeen = &s.yes
 	}
-	if len(c.Listeners) > 0 {
-		l := &c.Listeners[0]
-		e.socket.Listener = listenerEnv{s.num(uint64(l.Pid)), s.text(l.Comm.String())}
-	}
+	e.fillListeners(c)
 	if p, ok := facts.Peers[c.Cookie]; ok {
 		e.socket.Peer = peerEnv{s.num(uint64(p.Pid)), s.str(p.Comm), s.str(p.State)}
+	}
+}
+
+func (e *evaluator) fillListeners(c *diagnosis.Case) {
+	if len(c.Listeners) == 0 {
+		return
+	}
+	tasks := record.ListenersOf(c)
+	if len(tasks) == 1 {
+		e.socket.Listener = listenerEnv{e.slots.num(uint64(tasks[0].Pid)), e.slots.str(tasks[0].Comm)}
+		return
+	}
+	for _, t := range tasks {
+		e.socket.Listeners = append(e.socket.Listeners, taskEnv{int(t.Pid), t.Comm})
 	}
 }
 

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"fmt"
 	"net/netip"
 	"path"
 	"slices"
@@ -67,6 +68,19 @@ func (f *Filter) MatchTransition(t *event.Transition, cgroup record.Cgroup) bool
 		return false
 	}
 	return f.matchGroup(cgroup, "") && (f.where == nil || f.where.transition(t, cgroup))
+}
+
+// Err is the first error of evaluating --where, for example one that takes too much
+// memory. Nothing was chosen then, and that would pass for an answer.
+func (f *Filter) Err() error {
+	if f.where == nil {
+		return nil
+	}
+	if err := f.where.failed.Load(); err != nil {
+		reason, _, _ := strings.Cut((*err).Error(), "\n")
+		return fmt.Errorf("evaluate --where: %s", reason)
+	}
+	return nil
 }
 
 // MatchSocket decides by the kernel's row alone. False is final; true needs MatchCase

@@ -6,8 +6,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/expr-lang/expr"
+	"github.com/expr-lang/expr/ast"
 	"github.com/expr-lang/expr/parser"
 	"github.com/expr-lang/expr/vm"
 
@@ -23,6 +25,8 @@ import (
 type where struct {
 	program *vm.Program
 	pool    sync.Pool // of *evaluator
+	// failed is the first error of an evaluation that was not about something unknown.
+	failed atomic.Pointer[error]
 }
 
 // evaluator is what one evaluation needs, kept because it is large.
@@ -45,6 +49,11 @@ func newWhere(source string, target Target) (*where, error) {
 	tree, err := parser.Parse(source)
 	if err != nil {
 		return nil, whereError(source, err, env)
+	}
+	var fixed words
+	ast.Walk(&tree.Node, &fixed)
+	if fixed.err != nil {
+		return nil, &FlagError{"where", source, "words that the field can have: " + fixed.err.Error()}
 	}
 	guarded := guard(tree.Node, nullable(env))
 	program, err := expr.Compile(guarded, expr.Env(env), expr.AsBool())
@@ -76,7 +85,7 @@ func (w *where) socket(c *diagnosis.Case, facts *record.Facts) bool {
 	defer w.pool.Put(e)
 	e.slots.reset()
 	e.fillSocket(c, facts)
-	return e.run(w.program, &e.socket)
+	return w.run(e, &e.socket)
 }
 
 func (w *where) transition(t *event.Transition, cgroup record.Cgroup) bool {
@@ -84,12 +93,15 @@ func (w *where) transition(t *event.Transition, cgroup record.Cgroup) bool {
 	defer w.pool.Put(e)
 	e.slots.reset()
 	e.fillTransition(t, cgroup)
-	return e.run(w.program, &e.transition)
+	return w.run(e, &e.transition)
 }
 
-func (e *evaluator) run(program *vm.Program, env any) bool {
-	out, err := e.vm.Run(program, env)
+func (w *where) run(e *evaluator, env any) bool {
+	out, err := e.vm.Run(w.program, env)
 	if err != nil {
+		if !strings.Contains(err.Error(), "nil") {
+			w.failed.CompareAndSwap(nil, &err)
+		}
 		return false
 	}
 	yes, _ := out.(bool)

@@ -200,3 +200,44 @@ func BenchmarkWhereSocket(b *testing.B) {
 		f.MatchCase(c, facts)
 	}
 }
+
+// Literals of fixed words are checked, states in every spelling.
+func TestWhereWords(t *testing.T) {
+	c, facts := javaCase(), javaFacts()
+	for source, want := range map[string]bool{
+		`state == "close-wait"`:                  true,
+		`"close_wait" == state`:                  true,
+		`state in ["last-ack", "CLOSE-WAIT"]`:    true,
+		`state != "close-wait"`:                  false,
+		`owner.comm == "anything"`:               false,
+		`any(holders, .comm == "not_a_word_of")`: false,
+	} {
+		f, err := New(&Options{Where: source}, Sockets)
+		if err != nil {
+			t.Errorf("%s: %v", source, err)
+			continue
+		}
+		if got := f.MatchCase(c, facts); got != want {
+			t.Errorf("%s: %v, want %v", source, got, want)
+		}
+		if err := f.Err(); err != nil {
+			t.Errorf("%s: %v", source, err)
+		}
+	}
+	for _, source := range []string{`state == "closed"`, `cause == "leak"`, `owner.evidence != "guess"`, `direction in ["in", "up"]`} {
+		if _, err := New(&Options{Where: source}, Sockets); err == nil {
+			t.Errorf("%s: no error", source)
+		}
+	}
+}
+
+// An expression that cannot be evaluated chooses nothing, and says so.
+func TestWhereRunTimeError(t *testing.T) {
+	f, err := New(&Options{Where: `all(1..1000000000, true)`}, Sockets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.MatchCase(javaCase(), javaFacts()) || f.Err() == nil {
+		t.Errorf("error %v", f.Err())
+	}
+}

@@ -45,7 +45,9 @@ func (e *Engine) checkLoad() (record.Check, []event.Hook) {
 // degradations are things it runs without, with what is then missing.
 func (e *Engine) degradations(hooks []event.Hook) []record.Check {
 	checks := []record.Check{{Name: "pid namespace", OK: true, Detail: "the host's"}}
-	if host, err := owner.HostPidNS(); err == nil && !host {
+	if host, err := owner.HostPidNS(); err != nil {
+		checks[0].Detail = "unknown: " + err.Error()
+	} else if !host {
 		checks[0].Detail = "degraded: " + pidNamespaceCause
 		checks[0].Cure = pidNamespaceCure
 	}
@@ -59,7 +61,12 @@ func (e *Engine) degradations(hooks []event.Hook) []record.Check {
 		jit.Detail = "degraded: off, every event costs several times more"
 		jit.Cure = "sysctl net.core.bpf_jit_enable=1"
 	}
-	return append(checks, tracefs, jit, acceptCheck(hooks))
+	checks = append(checks, tracefs, jit)
+	if hooks == nil {
+		// Nothing was loaded, so nothing is known of hooks.
+		return checks
+	}
+	return append(checks, acceptCheck(hooks))
 }
 
 // acceptCheck says by which fact the owner of an accepted connection is found.

@@ -2,6 +2,7 @@ package record
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
@@ -39,10 +40,12 @@ type Socket struct {
 	Container string `json:"container,omitempty"`
 	Cgroup    string `json:"cgroup,omitempty"`
 	// Holders is null when nobody looked, empty when there are none.
-	Holders  []Holder `json:"holders"`
-	Listener *Task    `json:"listener,omitempty"`
-	Stacks   *Stacks  `json:"stacks,omitempty"`
-	Peer     *Peer    `json:"peer,omitempty"`
+	Holders []Holder `json:"holders"`
+	// Listener is the process that should accept; Listeners are they where several could.
+	Listener  *Task   `json:"listener,omitempty"`
+	Listeners []Task  `json:"listeners,omitempty"`
+	Stacks    *Stacks `json:"stacks,omitempty"`
+	Peer      *Peer   `json:"peer,omitempty"`
 }
 
 // Holder is one descriptor that refers to the socket.
@@ -114,13 +117,29 @@ func FromCase(c *diagnosis.Case, f *Facts) Socket {
 		Holders:   holdersOf(c, f), Stacks: f.Stacks[c.Cookie],
 	}
 	r.measure(c)
-	if len(c.Listeners) > 0 {
-		r.Listener = new(taskOf(&c.Listeners[0].Task))
+	switch listeners := ListenersOf(c); len(listeners) {
+	case 0:
+	case 1:
+		r.Listener = &listeners[0]
+	default:
+		r.Listeners = listeners
 	}
 	if p, ok := f.Peers[c.Cookie]; ok {
 		r.Peer = &p
 	}
 	return r
+}
+
+// ListenersOf names the processes that should accept the connection, each once.
+func ListenersOf(c *diagnosis.Case) []Task {
+	var tasks []Task
+	for i := range c.Listeners {
+		t := taskOf(&c.Listeners[i].Task)
+		if !slices.Contains(tasks, t) {
+			tasks = append(tasks, t)
+		}
+	}
+	return tasks
 }
 
 // measure fills what is only sometimes known and may truly be zero.

@@ -60,11 +60,11 @@ func (p *page) headline(r *record.Diagnosis) {
 	if r.ObservedNS > 0 {
 		how = "watched for " + durationText(time.Duration(r.ObservedNS))
 	}
-	sockets := plural(r.SocketsCloseWait, "socket")
+	looked := ""
 	if r.SocketsTotal != nil {
-		sockets = fmt.Sprintf("%d of %s", r.SocketsCloseWait, plural(*r.SocketsTotal, "socket"))
+		looked = fmt.Sprintf(" (%d looked at)", *r.SocketsTotal)
 	}
-	p.printf("%s; %s in CLOSE_WAIT; stuck means %s or more\n", how, sockets,
+	p.printf("%s; %s in CLOSE_WAIT%s; stuck means %s or more\n", how, plural(r.SocketsCloseWait, "socket"), looked,
 		durationText(time.Duration(r.ThresholdNS)))
 }
 
@@ -120,8 +120,8 @@ func (p *page) suspect(s *record.Suspect, common []string, all bool) {
 	for i := range s.Groups {
 		p.group(&s.Groups[i], all)
 	}
-	p.advice(slices.DeleteFunc(slices.Clone(s.Advice), func(text string) bool { return slices.Contains(common, text) }))
 	p.lines("try", s.Commands)
+	p.advice(slices.DeleteFunc(slices.Clone(s.Advice), func(text string) bool { return slices.Contains(common, text) }))
 }
 
 func (p *page) advice(texts []string) {
@@ -156,7 +156,8 @@ func socketsText(s *record.Suspect) string {
 	if s.OldestNS != nil {
 		text += ", oldest " + ageText(*s.OldestNS, s.OldestBound)
 	}
-	if s.GrowthPerMin != nil {
+	// Of a few newcomers in a short window a rate is noise.
+	if s.GrowthPerMin != nil && s.Verdict == "leaking" {
 		text += fmt.Sprintf(", %+.1f per minute", *s.GrowthPerMin)
 	}
 	return text
