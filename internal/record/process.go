@@ -40,12 +40,16 @@ func (f *Facts) Process(pid uint32) *owner.Process {
 
 var unknownProcess owner.Process
 
+// startUnit is the unit of start times in /proc, so that records of two runs agree.
+const startUnit = 10 * time.Millisecond
+
 // Started is the start time of a process, zero if unknown.
 func (f *Facts) Started(b event.BootTime) Time {
 	if b == 0 || f.Boot.IsZero() {
 		return Time{}
 	}
-	return Time{f.Boot.Add(time.Duration(b)).UTC()}
+	// The wall time of boot moves with NTP's slewing; /proc gives starts to 10 ms.
+	return Time{f.Boot.Add(time.Duration(b)).UTC().Round(startUnit)}
 }
 
 // Cmdline is the command line in one escaped string.

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"fmt"
 	"io"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
@@ -33,9 +34,7 @@ func (d *Doctor) Write(w io.Writer, r *record.Doctor) (err error) {
 	}
 	p := page{color: o.Color}
 	p.checks(&sorted)
-	if err := p.hooks(sorted.Hooks, o.Color); err != nil {
-		return err
-	}
+	p.hooks(sorted.Hooks)
 	p.sysctls(sorted.MisleadingSysctls)
 	return p.writeTo(w)
 }
@@ -63,23 +62,27 @@ func (p *page) checks(r *record.Doctor) {
 	}
 }
 
-func (p *page) hooks(hooks []event.Hook, color bool) error {
+// hooks lists what is used, and the reason for what is not.
+func (p *page) hooks(hooks []event.Hook) {
 	if len(hooks) == 0 {
-		return nil
+		return
 	}
-	p.printf("\n")
-	return writeTable(&p.buf, []column[*event.Hook]{
-		{name: "fact", text: func(dst []byte, h *event.Hook) []byte { return append(dst, h.Fact...) }},
-		{name: "hook", text: func(dst []byte, h *event.Hook) []byte { return append(dst, h.Hook...) }},
-		{name: "kind", text: func(dst []byte, h *event.Hook) []byte { return append(dst, h.Kind...) }},
-		{name: "used", text: func(dst []byte, h *event.Hook) []byte {
-			if h.Attached {
-				return append(dst, "yes"...)
-			}
-			return append(dst, "no"...)
-		}},
-		{name: "reason", text: func(dst []byte, h *event.Hook) []byte { return append(dst, h.Reason...) }},
-	}, rowsOf(hooks), color)
+	fact, hook := len("FACT"), len("HOOK")
+	for _, h := range hooks {
+		fact, hook = max(fact, len(h.Fact)), max(hook, len(h.Hook))
+	}
+	p.printf("\n%s\n", p.painted(bold, fmt.Sprintf("USED  %-*s  %-*s  KIND", fact, "FACT", hook, "HOOK")))
+	for _, h := range hooks {
+		used := p.painted(green, "yes ")
+		if !h.Attached {
+			used = "no  "
+		}
+		p.printf("%s  %-*s  %-*s  %s\n", used, fact, h.Fact, hook, h.Hook, h.Kind)
+		if !h.Attached {
+			const hang = len("USED  ")
+			p.printf("%*s%s\n", hang+2, "", wrap(h.Reason, hang+2))
+		}
+	}
 }
 
 func (p *page) sysctls(list []record.Sysctl) {

@@ -402,7 +402,7 @@ func TestOptionErrors(t *testing.T) {
 
 func TestAge(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		0: "0ns", 999: "999ns", 1500: "1us", 39 * time.Millisecond: "39ms", time.Second: "1s", 119 * time.Second: "119s",
+		0: "0s", 999: "999ns", 1500: "1us", 39 * time.Millisecond: "39ms", time.Second: "1s", 119 * time.Second: "119s",
 		2 * time.Minute: "2m", 330 * time.Second: "5m30s", 43*time.Minute + time.Second: "43m", 3 * time.Hour: "3h",
 		185 * time.Minute: "3h5m", 27 * time.Hour: "27h", 53 * time.Hour: "2d5h", 192 * time.Hour: "8d", 9600 * time.Hour: "400d",
 	} {

@@ -38,6 +38,8 @@ func appendAge(dst []byte, d time.Duration, b event.Bound) []byte {
 func appendDuration(dst []byte, d time.Duration) []byte {
 	const day = 24 * time.Hour
 	switch {
+	case d == 0:
+		return append(dst, "0s"...)
 	case d < time.Microsecond:
 		return append(strconv.AppendInt(dst, int64(d), 10), "ns"...)
 	case d < time.Millisecond:
