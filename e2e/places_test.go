@@ -35,6 +35,60 @@ func TestNotRoot(t *testing.T) {
 	}
 }
 
+// inPrivateMounts runs the program behind a shell command that may mount what it likes.
+func inPrivateMounts(t *testing.T, before string, args ...string) result {
+	t.Helper()
+	testenv.RequireRoot(t)
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", append([]string{"-c", before + ` && exec "$0" "$@"`, path}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	return finish(t, cmd)
+}
+
+func TestNoBTF(t *testing.T) {
+	for _, args := range [][]string{{"list"}, {"doctor"}} {
+		r := inPrivateMounts(t, "mount -t tmpfs none /sys/kernel/btf", args...).want(t, 5)
+		if all := r.stdout + r.stderr; !strings.Contains(all, "BTF") || !strings.Contains(all, "CONFIG_DEBUG_INFO_BTF") {
+			t.Errorf("%v: no cause and cure in %q", args, all)
+		}
+	}
+}
+
+func TestLockdown(t *testing.T) {
+	const locked = "mount -t tmpfs none /sys/kernel/security && echo 'none integrity [confidentiality]' >/sys/kernel/security/lockdown"
+	if _, err := os.Stat("/sys/kernel/security"); err != nil {
+		testenv.Skip(t, "securityfs", err.Error())
+	}
+	r := inPrivateMounts(t, locked, "list").want(t, 5)
+	if !strings.Contains(r.stderr, "lockdown") || !strings.Contains(r.stderr, "cure:") {
+		t.Errorf("no cause and cure in %q", r.stderr)
+	}
+}
+
+func TestNoTracefs(t *testing.T) {
+	const bare = "mount -t tmpfs none /sys/kernel/tracing && if [ -d /sys/kernel/debug ]; then mount -t tmpfs none /sys/kernel/debug; fi"
+	if r := inPrivateMounts(t, bare, "doctor").want(t, 0); !strings.Contains(r.stdout, "mount -t tracefs") {
+		t.Errorf("doctor does not say how to mount it: %q", r.stdout)
+	}
+	r := inPrivateMounts(t, bare, "diagnose", "--for", "1ms", "--syscall-accept", "-L", "1")
+	if sees(t).accepts {
+		return // by fexit: tracefs is not asked for
+	}
+	if !strings.Contains(r.stderr, "--syscall-accept") || !strings.Contains(r.stderr, "tracefs") {
+		t.Errorf("diagnose does not say that the flag was in vain: %q", r.stderr)
+	}
+}
+
+func TestNoProcfs(t *testing.T) {
+	r := inPrivateMounts(t, "umount -l /proc", "list").want(t, 5)
+	if !strings.Contains(r.stderr, "procfs") || !strings.Contains(r.stderr, "cure:") {
+		t.Errorf("no cause and cure in %q", r.stderr)
+	}
+}
+
 // A container without the host's pid namespace: it works, and says what is missing.
 func TestOwnPidNamespace(t *testing.T) {
 	testenv.RequireRoot(t)

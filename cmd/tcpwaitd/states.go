@@ -23,7 +23,9 @@ func statesCommand(a *app) *cobra.Command {
 		Use:   "states",
 		Short: "Count the sockets in each state, over all network namespaces",
 		Long: `Count the sockets in each TCP state, over all network namespaces. Every state is
-shown, zeros included; --by splits the count by process, container or namespace.
+shown, zeros included, except for two rare ones in the table. --by splits the count by
+process, container or namespace; its table leaves out states without sockets and adds
+those that do not fit up as OTHER. -o wide shows every state.
 
 Unlike the summary of ss, CLOSE_WAIT is not counted as established.`,
 		Example: `  tcpwaitd states

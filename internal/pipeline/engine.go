@@ -93,7 +93,25 @@ func (e *Engine) open(cfg tracer.Config) (*tracer.Tracer, error) {
 		e.log.Info("hook", "fact", h.Fact, "hook", h.Hook, "kind", h.Kind, "attached", h.Attached, "reason", h.Reason)
 	}
 	e.warnPidNamespace()
+	if cfg.Live && cfg.SyscallAccept {
+		e.warnSyscallAccept(t.Hooks())
+	}
 	return t, nil
+}
+
+// warnSyscallAccept: who asked for the costly hook must not believe to have it.
+func (e *Engine) warnSyscallAccept(hooks []event.Hook) {
+	reason := ""
+	for _, h := range hooks {
+		switch {
+		case h.Fact != "accept":
+		case h.Attached:
+			return
+		default:
+			reason = h.Reason
+		}
+	}
+	e.log.Warn("--syscall-accept has no effect", "reason", reason, "cure", "mount -t tracefs tracefs /sys/kernel/tracing")
 }
 
 // snapshot takes one. In another pid namespace the descriptor pass sees only some

@@ -356,6 +356,35 @@ func TestStates(t *testing.T) {
 	}
 }
 
+// Every state is in use: the table adds up what does not fit.
+func TestStatesByPidFit80Columns(t *testing.T) {
+	var busy record.StateCounts
+	for _, st := range event.States() {
+		busy[st] = 12345
+	}
+	s, err := NewStates(Options{Format: Table}, "pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := record.NewStates(record.Time{Time: clock.Wall}, busy, []record.StatesGroup{{Pid: 4194303, Comm: "a-long-name-15b", States: busy}}, nil)
+	var buf bytes.Buffer
+	if err := s.Write(&buf, &r); err != nil {
+		t.Fatal(err)
+	}
+	fits(t, buf.String())
+	golden(t, "states,by-pid,busy,table", buf.Bytes())
+}
+
+// fits wants lines of a terminal's width.
+func fits(t *testing.T, text string) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		if n := width([]byte(strings.TrimSuffix(line, "\n"))); n > lineWidth {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+}
+
 func TestDoctor(t *testing.T) {
 	r := record.NewDoctor("6.18.0", "x86_64",
 		[]record.Check{
@@ -415,6 +444,29 @@ func TestAge(t *testing.T) {
 	}
 	if got := appendAge(nil, time.Second, event.BoundUnknown); len(got) > 0 {
 		t.Errorf("unknown: got %s", got)
+	}
+}
+
+func TestAgeOfBaseline(t *testing.T) {
+	for _, tt := range []struct {
+		d, most time.Duration
+		b       event.Bound
+		want    string
+	}{
+		{0, 0, event.AtLeast, "0s+"},
+		{0, 4 * time.Second, event.AtLeast, "<4s"},
+		{0, 3*time.Second + 1, event.AtLeast, "<4s"},
+		{0, 11*time.Minute + 1, event.AtLeast, "<12m"},
+		{0, 9*time.Hour + 1, event.AtLeast, "<10h"},
+		{0, 9 * 24 * time.Hour, event.AtLeast, "<9d"},
+		{900 * time.Microsecond, 500 * time.Millisecond, event.AtLeast, "<500ms"},
+		{time.Second, 4 * time.Second, event.AtLeast, "1s+"},
+		{0, 4 * time.Second, event.Exact, "0s"},
+		{0, 0, event.BoundUnknown, ""},
+	} {
+		if got := string(appendBounds(nil, tt.d, tt.most, tt.b)); got != tt.want {
+			t.Errorf("%+v: got %s", tt, got)
+		}
 	}
 }
 

@@ -35,7 +35,9 @@ func briefColumns(threshold time.Duration) []column[*socketRow] {
 	return []column[*socketRow]{
 		{
 			name: "age", header: "AGE", right: true, number: dwellOf,
-			text:  func(dst []byte, r *socketRow) []byte { return appendAge(dst, r.c.Dwell(), r.c.Bound) },
+			text: func(dst []byte, r *socketRow) []byte {
+				return appendBounds(dst, r.c.Dwell(), r.c.DwellMax(), r.c.Bound)
+			},
 			color: func(r *socketRow) string { return stuckColor(r, threshold) },
 		},
 		{

@@ -72,11 +72,18 @@ type stateCount struct {
 	n    uint64
 }
 
-// writeStates: every state is shown, so that scripts find their line; the total only in
-// tables.
+// rare are states that most hosts never have a socket in: a table without them is easier
+// to read.
+var rare = event.SetOf(event.NewSynRecv, event.BoundInactive)
+
+// writeStates: every usual state is shown, so that scripts find their line, the rare ones
+// too where there are any or the format is not the table; the total only in tables.
 func (s *States) writeStates(w io.Writer, r *record.States) error {
 	var list []stateCount
 	for _, st := range event.States() {
+		if s.o.Format == Table && rare.Has(st) && r.States[st] == 0 {
+			continue
+		}
 		list = append(list, stateCount{st.String(), r.States[st]})
 	}
 	if s.o.Format != CSV {
@@ -102,20 +109,70 @@ func (s *States) writeStates(w io.Writer, r *record.States) error {
 	return writeTable(w, cols, rowsOf(list), s.o.Color)
 }
 
-// writeGroups: tables leave out states that no socket is in.
+// writeGroups: the default table leaves out states that no socket is in.
 func (s *States) writeGroups(w io.Writer, r *record.States) error {
-	var seen *record.StateCounts
+	rs := rowsOf(r.By)
 	if s.o.Format == Table && len(s.o.Fields) == 0 {
-		seen = &r.States
+		return writeTable(w, s.narrow(rs), rs, s.o.Color)
 	}
-	cols, err := choose(s.groupColumns(nil), s.o.Fields, columnNames(s.groupColumns(seen)))
+	all := s.groupColumns(nil)
+	cols, err := choose(all, s.o.Fields, columnNames(all))
 	if err != nil {
 		return err
 	}
 	if s.o.Format == CSV {
-		return writeCSV(w, cols, rowsOf(r.By))
+		return writeCSV(w, cols, rs)
 	}
-	return writeTable(w, cols, rowsOf(r.By), s.o.Color)
+	return writeTable(w, cols, rs, s.o.Color)
+}
+
+// leastTold are the states that say least about leaks, the first one first.
+func leastTold() []event.State {
+	return []event.State{
+		event.BoundInactive, event.NewSynRecv, event.Closing, event.SynRecv, event.SynSent, event.FinWait1,
+		event.LastAck, event.Close, event.FinWait2, event.Listen, event.TimeWait,
+	}
+}
+
+// narrow returns the columns of the states that any group has, and adds those that say
+// least up as OTHER until the table fits a line.
+func (s *States) narrow(rs rows[*record.StatesGroup]) []column[*record.StatesGroup] {
+	var seen, other event.StateSet
+	for i := range rs.n {
+		for _, st := range event.States() {
+			if rs.at(i).States[st] > 0 {
+				seen |= event.SetOf(st)
+			}
+		}
+	}
+	cols := s.groupColumns(&seen)
+	for _, st := range leastTold() {
+		if total(measure(cols, rs), 1) <= lineWidth {
+			break
+		}
+		if !seen.Has(st) {
+			continue
+		}
+		seen &^= event.SetOf(st)
+		other |= event.SetOf(st)
+		cols = append(s.groupColumns(&seen), otherColumn(other))
+	}
+	return cols
+}
+
+func otherColumn(states event.StateSet) column[*record.StatesGroup] {
+	return column[*record.StatesGroup]{
+		name: "other", right: true,
+		text: func(dst []byte, g *record.StatesGroup) []byte {
+			var n uint64
+			for _, st := range event.States() {
+				if states.Has(st) {
+					n += g.States[st]
+				}
+			}
+			return strconv.AppendUint(dst, n, 10)
+		},
+	}
 }
 
 func columnNames[R any](cols []column[R]) []string {
@@ -127,7 +184,7 @@ func columnNames[R any](cols []column[R]) []string {
 }
 
 // groupColumns are the key, the total and the states, or those seen of them.
-func (s *States) groupColumns(seen *record.StateCounts) []column[*record.StatesGroup] {
+func (s *States) groupColumns(seen *event.StateSet) []column[*record.StatesGroup] {
 	type group = record.StatesGroup
 	uintColumn := func(name, header string, zero bool, get func(*group) uint64) column[*group] {
 		return column[*group]{
@@ -156,7 +213,7 @@ func (s *States) groupColumns(seen *record.StateCounts) []column[*record.StatesG
 	}
 	cols = append(cols, uintColumn("total", "", true, func(g *group) uint64 { return g.Total }))
 	for _, st := range event.States() {
-		if seen == nil || seen[st] > 0 {
+		if seen == nil || seen.Has(st) {
 			cols = append(cols, uintColumn("states."+st.String(), st.String(), true,
 				func(g *group) uint64 { return g.States[st] }))
 		}

@@ -35,6 +35,29 @@ func appendAge(dst []byte, d time.Duration, b event.Bound) []byte {
 	return dst
 }
 
+// appendBounds is appendAge, but a lower bound of nothing gives way to the upper one,
+// where that is known.
+func appendBounds(dst []byte, d, most time.Duration, b event.Bound) []byte {
+	if b == event.AtLeast && d < time.Millisecond && most > 0 {
+		return appendDuration(append(dst, '<'), roundUp(most))
+	}
+	return appendAge(dst, d, b)
+}
+
+// roundUp goes up to the unit that appendDuration shows, for it leaves the rest off.
+func roundUp(d time.Duration) time.Duration {
+	unit := time.Nanosecond
+	for _, u := range []struct{ from, unit time.Duration }{
+		{time.Microsecond, time.Microsecond}, {time.Millisecond, time.Millisecond}, {time.Second, time.Second},
+		{10 * time.Minute, time.Minute}, {8 * time.Hour, time.Hour}, {8 * 24 * time.Hour, 24 * time.Hour},
+	} {
+		if d >= u.from {
+			unit = u.unit
+		}
+	}
+	return (d + unit - 1).Truncate(unit)
+}
+
 func appendDuration(dst []byte, d time.Duration) []byte {
 	const day = 24 * time.Hour
 	switch {
