@@ -27,8 +27,8 @@ in CLOSE_WAIT, and closed ones that a process still holds a descriptor of (which
 socket lister shows), unless --state says otherwise.
 
 AGE is the time in the state; a + marks a lower bound and a < an upper one, for sockets
-that are older than the watching. CAUSE says why the socket is not closed: unaccepted, unread_data,
-unread_eof, eof_ignored, half_close, held_elsewhere, in_flight or zombie_fd.
+that are older than the watching. CAUSE says why the socket is not closed: unaccepted,
+unread_data, unread_eof, eof_ignored, half_close, held_elsewhere, in_flight or zombie_fd.
 RECV-Q counts the peer's FIN as one. -o wide shows everything.
 
 -o json is one document, -o jsonl one socket a line.`,

@@ -98,7 +98,7 @@ func TestLookupRemembersTheDead(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	task := taskOf(t, cmd.Process.Pid)
 	alive := lookupWithArgs(t, r, task)
@@ -125,7 +125,7 @@ func TestLookupZombieIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Wait() }()
 	task := taskOf(t, cmd.Process.Pid)
@@ -165,7 +165,7 @@ func TestLookupSeesExec(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	defer func() { _ = stdin.Close(); _ = cmd.Wait() }()
 	r := newResolver(t, owner.Options{})

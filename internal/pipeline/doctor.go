@@ -34,7 +34,7 @@ func (e *Engine) checkLoad() (record.Check, []event.Hook) {
 	var refused *CannotRunError
 	switch {
 	case errors.As(err, &refused):
-		return record.Check{Name: "load", Detail: refused.Cause, Cure: refused.Cure}, nil
+		return record.Check{Name: "load", Detail: refused.Reason(), Cure: refused.Cure}, nil
 	case err != nil:
 		return record.Check{Name: "load", Detail: err.Error(), Cure: "report this: it is a defect of tcpwaitd"}, nil
 	}

@@ -6,7 +6,6 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -80,14 +79,14 @@ func (e *Engine) Close() error {
 	return e.cgroups.Close()
 }
 
-// open loads the tracer and words a refusal as the host's.
+// open loads the tracer with what all commands share.
 func (e *Engine) open(cfg tracer.Config) (*tracer.Tracer, error) {
 	cfg.Proc = e.cfg.Proc
 	cfg.RingBytes = e.cfg.RingBytes
 	cfg.SyscallAccept = e.cfg.SyscallAccept
 	t, err := tracer.Open(cfg)
 	if err != nil {
-		return nil, e.cannotRun(err)
+		return nil, err
 	}
 	for _, h := range t.Hooks() {
 		e.log.Info("hook", "fact", h.Fact, "hook", h.Hook, "kind", h.Kind, "attached", h.Attached, "reason", h.Reason)
@@ -125,18 +124,6 @@ func (e *Engine) snapshot(ctx context.Context, t *tracer.Tracer, o tracer.Snapsh
 		snap.HoldersKnown = false
 	}
 	return snap, nil
-}
-
-func (e *Engine) cannotRun(err error) error {
-	var refused *tracer.CannotRunError
-	if !errors.As(err, &refused) {
-		return err
-	}
-	cause := refused.Cause
-	if refused.Err != nil {
-		cause = fmt.Sprintf("%s: %v", cause, refused.Err)
-	}
-	return &CannotRunError{Cause: cause, Cure: refused.Cure, Err: err}
 }
 
 // warnPidNamespace: the kernel speaks of pids of the initial namespace. Elsewhere they

@@ -7,6 +7,7 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/filter"
 	"github.com/tcpwaitd/tcpwaitd/internal/record"
+	"github.com/tcpwaitd/tcpwaitd/internal/tracer"
 )
 
 // Query is what a command asks for. What comes back has passed the filter: the
@@ -91,14 +92,5 @@ type StateCounts struct {
 	UnreadNetns map[uint32]string
 }
 
-// CannotRunError says that this host cannot run tcpwaitd, the one thing that is missing
-// and its cure. Commands exit with 5.
-type CannotRunError struct {
-	Cause, Cure string
-	Err         error
-}
-
-func (e *CannotRunError) Error() string { return "cause: " + e.Cause + "; cure: " + e.Cure }
-
-// Unwrap returns the technical reason, nil if there is none.
-func (e *CannotRunError) Unwrap() error { return e.Err }
+// CannotRunError is the tracer's: commands know the pipeline only.
+type CannotRunError = tracer.CannotRunError

@@ -8,19 +8,23 @@ import (
 // ErrClosed is returned by calls after Close.
 var ErrClosed = errors.New("tracer is closed")
 
-// CannotRunError says why this host cannot be traced, and the one thing that cures it.
+// CannotRunError says that this host cannot be traced: the one thing that is missing and
+// its cure. Commands exit with 5.
 type CannotRunError struct {
 	Cause, Cure string
 	Err         error
 }
 
-// Error gives cause and cure in one line.
-func (e *CannotRunError) Error() string {
-	if e.Err != nil {
-		return fmt.Sprintf("%s: %v; %s", e.Cause, e.Err, e.Cure)
+// Reason is the cause with what the kernel said of it.
+func (e *CannotRunError) Reason() string {
+	if e.Err == nil {
+		return e.Cause
 	}
-	return fmt.Sprintf("%s; %s", e.Cause, e.Cure)
+	return fmt.Sprintf("%s: %v", e.Cause, e.Err)
 }
+
+// Error gives cause and cure in one line.
+func (e *CannotRunError) Error() string { return "cause: " + e.Reason() + "; cure: " + e.Cure }
 
 // Unwrap returns the underlying error, nil if there is none.
 func (e *CannotRunError) Unwrap() error { return e.Err }
