@@ -183,18 +183,23 @@ func (e *Engine) cases(snap *event.Snapshot, q *Query, clock event.Clock, fds bo
 	return e.casesWith(snap, q, clock, fds, func(s *event.Socket) bool { return !s.Subflow })
 }
 
-// casesWith joins, explains and chooses. Facts are read for the sockets that are left, but
+// casesWith joins, explains and chooses; it leaves in snap only what it kept. Facts are read for the sockets that are left, but
 // before choosing where the filter asks for them.
 func (e *Engine) casesWith(snap *event.Snapshot, q *Query, clock event.Clock, fds bool, shown func(*event.Socket) bool) ([]diagnosis.Case, record.Facts) {
-	kept := snap.Sockets[:0:0]
+	// In place: a row is large and there can be a million.
+	kept := 0
 	for i := range snap.Sockets {
-		if q.Filter.MatchSocket(&snap.Sockets[i]) && shown(&snap.Sockets[i]) {
-			kept = append(kept, snap.Sockets[i])
+		s := &snap.Sockets[i]
+		if !q.Filter.MatchSocket(s) || !shown(s) {
+			continue
 		}
+		if kept != i {
+			snap.Sockets[kept] = *s
+		}
+		kept++
 	}
-	joined := *snap
-	joined.Sockets = kept
-	cases := owner.Cases(&joined)
+	snap.Sockets = snap.Sockets[:kept]
+	cases := owner.Cases(snap)
 	for i := range cases {
 		diagnosis.Explain(&cases[i], q.Threshold)
 	}
