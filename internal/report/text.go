@@ -48,8 +48,12 @@ func appendBounds(dst []byte, d, most time.Duration, b event.Bound) []byte {
 func roundUp(d time.Duration) time.Duration {
 	unit := time.Nanosecond
 	for _, u := range []struct{ from, unit time.Duration }{
-		{time.Microsecond, time.Microsecond}, {time.Millisecond, time.Millisecond}, {time.Second, time.Second},
-		{10 * time.Minute, time.Minute}, {8 * time.Hour, time.Hour}, {8 * 24 * time.Hour, 24 * time.Hour},
+		{time.Microsecond, time.Microsecond},
+		{time.Millisecond, time.Millisecond},
+		{time.Second, time.Second},
+		{10 * time.Minute, time.Minute},
+		{8 * time.Hour, time.Hour},
+		{8 * 24 * time.Hour, 24 * time.Hour},
 	} {
 		if d >= u.from {
 			unit = u.unit
