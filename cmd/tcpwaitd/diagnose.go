@@ -61,6 +61,7 @@ func (a *app) diagnose(ff *filterFlags, watch, threshold time.Duration) error {
 	if err != nil {
 		return err
 	}
+	o.Filtered = ff.narrow()
 	out, err := report.NewDiagnosis(o)
 	if err != nil {
 		return err

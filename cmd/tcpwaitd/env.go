@@ -47,8 +47,8 @@ type env struct {
 	netnsInode func(path string) (uint32, error)
 	// pidExists says whether there is such a process; nil does not ask.
 	pidExists func(pid string) bool
-	// signals returns a context that ends with the first SIGINT or SIGTERM. The second
-	// one kills.
+	// signals returns a context that ends with the first SIGINT or SIGTERM. Another one
+	// kills, unless it comes within signalGrace.
 	signals func() (context.Context, context.CancelFunc)
 	// open makes the backend. It attaches nothing yet and needs no privilege; the
 	// backend's methods return *pipeline.CannotRunError where it cannot work.
@@ -89,7 +89,12 @@ const signalGrace = time.Second
 func interruptible() (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, func() { time.AfterFunc(signalGrace, stop) })
-	return ctx, stop
+	return ctx, func() {
+		// After a signal the timer frees it: the second one may come while we leave.
+		if ctx.Err() == nil {
+			stop()
+		}
+	}
 }
 
 // pidExists asks /proc. Outside the host's pid namespace it cannot know.

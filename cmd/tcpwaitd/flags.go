@@ -1,7 +1,9 @@
 package main
 
 import (
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,12 +47,20 @@ func (ff *filterFlags) parse(a *app, target filter.Target) (*filter.Filter, erro
 		return nil, err
 	}
 	// A mistyped pid must not pass for a clean process.
-	for _, pid := range ff.Pids {
-		if a.pidExists != nil && !a.pidExists(pid) {
-			return nil, usagef("no process %s", pid)
+	for _, pid := range f.Pids() {
+		if a.pidExists != nil && !a.pidExists(strconv.FormatUint(uint64(pid), 10)) {
+			return nil, usagef("no process %d", pid)
 		}
 	}
 	return f, nil
+}
+
+// narrow reports whether any flag but --state chooses among the sockets, or --state does.
+func (ff *filterFlags) narrow() bool {
+	o := ff.Options
+	states := o.States
+	o.States, o.NetnsInode = nil, nil
+	return !reflect.ValueOf(o).IsZero() || !slices.Equal(states, []string{"all"})
 }
 
 // noEmptyValues refuses a flag that was given nothing: an unset variable in a script

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +14,9 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/filter"
 	"github.com/tcpwaitd/tcpwaitd/internal/report"
 )
+
+// listStates is the default: waits, and closed sockets that are still held.
+const listStates = "close-wait,close"
 
 func listCommand(a *app) *cobra.Command {
 	var (
@@ -29,7 +33,8 @@ socket lister shows), unless --state says otherwise.
 AGE is the time in the state; a + marks a lower bound and a < an upper one, for sockets
 that are older than the watching. CAUSE says why the socket is not closed: unaccepted,
 unread_data, unread_eof, eof_ignored, half_close, held_elsewhere, in_flight or zombie_fd.
-RECV-Q counts the peer's FIN as one. -o wide shows everything.
+COMM in parentheses is one of several processes that could accept, with the number of
+the others. RECV-Q counts the peer's FIN as one. -o wide shows everything.
 
 -o json is one document, -o jsonl one socket a line.`,
 		Example: `  tcpwaitd list
@@ -40,7 +45,7 @@ RECV-Q counts the peer's FIN as one. -o wide shows everything.
 		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error { return a.list(&ff, threshold) },
 	}
-	ff.bind(cmd, "close-wait,close")
+	ff.bind(cmd, listStates)
 	thresholdFlag(cmd, &threshold)
 	return cmd
 }
@@ -70,7 +75,7 @@ func (a *app) list(ff *filterFlags, threshold time.Duration) error {
 			return err
 		}
 		if len(l.Cases) == 0 && (o.Format == report.Table || o.Format == report.Wide) {
-			fmt.Fprintln(a.stderr, "no such socket: none is in the states asked for, or the filter leaves none")
+			fmt.Fprintln(a.stderr, nothingFound(ff))
 		}
 		err = out.Write(a.stdout, &report.Sockets{
 			Facts: &l.Facts, Cases: l.Cases, Loss: l.Loss, UnreadNetns: l.UnreadNetns,
@@ -80,6 +85,23 @@ func (a *app) list(ff *filterFlags, threshold time.Duration) error {
 		}
 		return err
 	})
+}
+
+// nothingFound says which sockets there are none of.
+func nothingFound(ff *filterFlags) string {
+	text := "no socket"
+	switch states := strings.Join(ff.States, ","); {
+	case states == listStates:
+		text += " in CLOSE_WAIT"
+	case !strings.EqualFold(states, "all"):
+		text += " in " + strings.ReplaceAll(strings.ToUpper(strings.ReplaceAll(states, "-", "_")), ",", " or ")
+	}
+	chosen := ff.Options
+	chosen.States = []string{"all"}
+	if (&filterFlags{chosen}).narrow() {
+		text += " passes the filter"
+	}
+	return text
 }
 
 // reservations say on stderr what the output cannot show. JSON documents carry it.

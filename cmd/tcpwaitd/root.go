@@ -94,12 +94,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.BoolVar(&a.noColor, "no-color", false, "no colours; so does NO_COLOR in the environment")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say on stderr what is done")
 	complete(root, "output", report.Formats())
-}
-
-// complete offers the words of a flag to the shell.
-func complete(cmd *cobra.Command, flag string, words []string) {
-	// The only error is a flag that does not exist, and the tests complete each.
-	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+	completeFields(root)
 }
 
 // report turns the global flags into the options of a writer.

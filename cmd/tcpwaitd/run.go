@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"syscall"
@@ -41,10 +42,30 @@ func (f findings) Error() string { return fmt.Sprintf("exit code %d", int(f)) }
 
 // run is the whole program: it returns the exit code.
 func run(e *env, args []string) int {
-	root := newRoot(e)
+	outside := *e
+	out := &checkedWriter{Writer: e.stdout}
+	outside.stdout = out
+	root := newRoot(&outside)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteC()
+	if err == nil {
+		err = out.err
+	}
 	return exitCode(e, cmd, err)
+}
+
+// checkedWriter remembers the first error, for cobra drops those of its help.
+type checkedWriter struct {
+	io.Writer
+	err error
+}
+
+func (w *checkedWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if w.err == nil {
+		w.err = err
+	}
+	return n, err
 }
 
 // exitCode tells the user about the error, once and here only.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -48,10 +49,7 @@ func (a *app) tail(ff *filterFlags) error {
 	}
 	return a.withBackend(func(ctx context.Context, b backend) error {
 		start := a.now()
-		if err := b.Tail(ctx, query(f, 0, o.Format != report.Table), out); err != nil {
-			return err
-		}
-		if err := f.Err(); err != nil {
+		if err := b.Tail(ctx, query(f, 0, o.Format != report.Table), &checkedTail{out, f}); err != nil {
 			return err
 		}
 		if err := out.Flush(); err != nil {
@@ -62,6 +60,17 @@ func (a *app) tail(ff *filterFlags) error {
 		}
 		return nil
 	})
+}
+
+// checkedTail ends the stream when the filter cannot be evaluated.
+type checkedTail struct {
+	*report.Tail
+	filter *filter.Filter
+}
+
+// Flush comes after each batch of transitions.
+func (t *checkedTail) Flush() error {
+	return errors.Join(t.Tail.Flush(), t.filter.Err())
 }
 
 func (a *app) tailSummary(out *report.Tail, took time.Duration) {

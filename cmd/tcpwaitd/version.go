@@ -59,8 +59,15 @@ func thisBuild() build {
 
 func (a *app) version() error {
 	format, err := report.ParseFormat(a.output)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case format == report.CSV:
+		return usagef("invalid value %q for --output: want one of table, wide, json, jsonl: a version has no rows", a.output)
+	case len(a.fields) > 0:
+		return usagef("invalid value %q for --fields: want nothing: a version has no rows", strings.Join(a.fields, ","))
+	case a.sort != "":
+		return usagef("invalid value %q for --sort: want nothing: a version has no rows", a.sort)
 	}
 	b := thisBuild()
 	if format == report.JSON || format == report.JSONL {

@@ -127,6 +127,7 @@ func (s *suspect) judge(in *Input, w window) Process {
 	}
 	p.Groups = groups(s.cases, w)
 	p.Peers = peers(s.cases)
+	p.Listeners = s.listeners()
 	growing := false
 	for _, site := range s.sites(in.Closed) {
 		f := site.assess(w)
@@ -138,6 +139,35 @@ func (s *suspect) judge(in *Input, w window) Process {
 	s.grow(&p, in.Closed, w, growing || p.Verdict == Leaking)
 	advise(&p)
 	return p
+}
+
+// listeners returns each process that could accept one of the cases nobody is blamed for.
+func (s *suspect) listeners() []event.Task {
+	if s.task.Known() {
+		return nil
+	}
+	type identity struct {
+		pid   uint32
+		ticks uint64
+	}
+	seen := make(map[identity]bool)
+	var all []event.Task
+	for _, c := range s.cases {
+		if c.Cause != Unaccepted {
+			continue
+		}
+		for i := range c.Listeners {
+			t := c.Listeners[i].Task
+			if id := (identity{t.Pid, t.Start.Ticks()}); t.Known() && !seen[id] {
+				seen[id] = true
+				all = append(all, t)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b event.Task) int {
+		return cmp.Or(cmp.Compare(a.Pid, b.Pid), cmp.Compare(a.Start, b.Start))
+	})
+	return all
 }
 
 // grow sets the growth, and the forecast where growth is established.

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -186,6 +187,27 @@ func TestJudgeNames(t *testing.T) {
 	}
 	if p := d.Processes[2]; p.Task.Known() || p.Sockets != 3 || p.Verdict != Suspicious {
 		t.Errorf("last process %+v, want nobody with 3 sockets", p)
+	}
+}
+
+// Several could accept: none is blamed, all are named.
+func TestJudgeNamesListeners(t *testing.T) {
+	d := watched(0).open(3, 2*minute, 0, func(c *Case) {
+		queued(3, 128)(c)
+		for _, pid := range []uint32{12, 11, 10} {
+			c.Listeners = append(c.Listeners, held(task(pid))...)
+		}
+	}).judge()
+	var pids []uint32
+	for _, l := range d.Processes[0].Listeners {
+		pids = append(pids, l.Pid)
+	}
+	if len(d.Processes) != 1 || d.Processes[0].Task.Known() || !slices.Equal(pids, []uint32{10, 11, 12}) {
+		t.Errorf("%+v, want nobody with listeners 10, 11, 12", d.Processes)
+	}
+	d = watched(0).open(3, 2*minute, 0, queued(3, 128)).judge()
+	if p := d.Processes[0]; p.Task.Pid != 10 || p.Listeners != nil {
+		t.Errorf("%+v, want pid 10 without listeners", p)
 	}
 }
 

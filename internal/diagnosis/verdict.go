@@ -153,6 +153,9 @@ type Process struct {
 	// Peers are the most frequent ones, at most five. For accepted connections the
 	// remote port says nothing and is 0.
 	Peers []Peer
+	// Listeners are the processes that could accept what waits unaccepted, if that is why
+	// nobody is blamed: several share the listening socket.
+	Listeners []event.Task
 	// Groups are sorted by size.
 	Groups           []Group
 	Advice, Commands []string

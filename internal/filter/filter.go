@@ -36,6 +36,9 @@ func (f *Filter) Kernel() event.Filter {
 	return k
 }
 
+// Pids are the processes asked for, empty for all.
+func (f *Filter) Pids() []uint32 { return f.pids }
+
 // States is the chosen set, empty for all.
 func (f *Filter) States() event.StateSet { return f.kernel.States }
 

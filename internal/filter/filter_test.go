@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/record"
 )
@@ -89,6 +90,35 @@ func TestMatchCase(t *testing.T) {
 	}
 	for _, tt := range tests {
 		if got := mustNew(t, tt.o, Sockets).MatchCase(javaCase(), javaFacts()); got != tt.want {
+			t.Errorf("%+v: got %v", tt.o, got)
+		}
+	}
+}
+
+// Who looks for a process by name finds what it fails to accept, as by pid: also where
+// several listen and nobody is blamed.
+func TestMatchListeners(t *testing.T) {
+	c := javaCase()
+	c.Holders, c.Blamed, c.Cause = nil, event.Task{}, diagnosis.Unaccepted
+	for i, name := range []string{"prefmaster", "prefwork0"} {
+		c.Listeners = append(c.Listeners, event.Holder{Task: event.Task{Pid: uint32(70 + i), Comm: event.MakeComm(name)}})
+	}
+	for _, tt := range []struct {
+		o    Options
+		want bool
+	}{
+		{Options{Pids: []string{"70"}}, true},
+		{Options{Pids: []string{"71"}}, true},
+		{Options{Pids: []string{"72"}}, false},
+		{Options{Comms: []string{"pref*"}}, true},
+		{Options{Comms: []string{"prefmaster"}}, true},
+		{Options{Comms: []string{"prefwork?"}}, true},
+		{Options{Comms: []string{"pref"}}, false},
+		{Options{Comms: []string{"java"}}, false},
+		{Options{Where: `any(listeners, .comm == "prefwork0")`}, true},
+		{Options{Where: `listener.pid == 70`}, false},
+	} {
+		if got := mustNew(t, tt.o, Sockets).MatchCase(c, javaFacts()); got != tt.want {
 			t.Errorf("%+v: got %v", tt.o, got)
 		}
 	}

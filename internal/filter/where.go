@@ -99,7 +99,7 @@ func (w *where) transition(t *event.Transition, cgroup record.Cgroup) bool {
 func (w *where) run(e *evaluator, env any) bool {
 	out, err := e.vm.Run(w.program, env)
 	if err != nil {
-		if !strings.Contains(err.Error(), "nil") {
+		if text := err.Error(); !strings.Contains(text, "nil") && !strings.Contains(text, "out of range") {
 			w.failed.CompareAndSwap(nil, &err)
 		}
 		return false

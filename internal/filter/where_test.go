@@ -211,6 +211,7 @@ func TestWhereWords(t *testing.T) {
 		`state != "close-wait"`:                  false,
 		`owner.comm == "anything"`:               false,
 		`any(holders, .comm == "not_a_word_of")`: false,
+		`holders[7].pid == 5`:                    false,
 	} {
 		f, err := New(&Options{Where: source}, Sockets)
 		if err != nil {

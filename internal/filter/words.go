@@ -37,6 +37,9 @@ func wordFields() map[string][]string {
 		"direction": {event.In.String(), event.Out.String()},
 		"family":    {"ipv4", "ipv6"},
 		"protocol":  {event.TCP.String(), event.MPTCP.String()},
+
+		"dwell_bound":    {event.Exact.String(), event.AtLeast.String()},
+		"in_state_bound": {event.Exact.String(), event.AtLeast.String()},
 	}
 }
 
@@ -46,8 +49,8 @@ func (w *words) Visit(node *ast.Node) {
 	if !ok || w.err != nil || !slices.Contains([]string{"==", "!=", "in", "not in"}, n.Operator) {
 		return
 	}
-	w.literals(n.Left.String(), n.Right)
-	w.literals(n.Right.String(), n.Left)
+	w.literals(pathOf(n.Left), n.Right)
+	w.literals(pathOf(n.Right), n.Left)
 }
 
 // literals checks one literal or a list of them against the words of a field.

@@ -46,9 +46,11 @@ type Suspect struct {
 	// FDsExhaustedInS is a forecast; absent where nothing grows.
 	FDsExhaustedInS *int64   `json:"fds_exhausted_in_s,omitempty"`
 	Peers           []Remote `json:"peers"`
-	Groups          []Group  `json:"groups"`
-	Advice          []string `json:"advice"`
-	Commands        []string `json:"commands"`
+	// Listeners are the processes that could accept what nobody is blamed for.
+	Listeners []Task   `json:"listeners,omitempty"`
+	Groups    []Group  `json:"groups"`
+	Advice    []string `json:"advice"`
+	Commands  []string `json:"commands"`
 }
 
 // Remote is a destination and the number of sockets that go there.
@@ -108,6 +110,9 @@ func suspectOf(p *diagnosis.Process, f *Facts) Suspect {
 	}
 	for _, peer := range p.Peers {
 		s.Peers = append(s.Peers, Remote{peer.Remote.Addr(), peer.Remote.Port(), peer.N})
+	}
+	for i := range p.Listeners {
+		s.Listeners = append(s.Listeners, taskOf(&p.Listeners[i]))
 	}
 	for i := range p.Groups {
 		s.Groups = append(s.Groups, groupOf(&p.Groups[i], f))

@@ -69,16 +69,80 @@ func pick[R any](flag string, all []column[R], names []string) ([]column[R], err
 			}
 		}
 		if len(chosen) == before {
-			return nil, unknownField(flag, name, all)
+			return nil, unknownField(flag, name, name, all)
 		}
 	}
 	return chosen, nil
 }
 
-func unknownField[R any](flag, name string, all []column[R]) error {
-	valid := make([]string, 0, len(all))
-	for _, c := range all {
-		valid = append(valid, c.name)
+// unknownField says what there is, what looks like name first.
+func unknownField[R any](flag, value, name string, all []column[R]) error {
+	valid := columnNames(all)
+	want := "one of " + strings.Join(valid, ", ")
+	if near := nearest(name, valid); len(near) > 0 {
+		want = strings.Join(near, " or ") + ", or else " + want
 	}
-	return &OptionError{flag, name, "one of " + strings.Join(valid, ", ")}
+	return &OptionError{flag, value, want}
+}
+
+func columnNames[R any](cols []column[R]) []string {
+	names := make([]string, 0, len(cols))
+	for _, c := range cols {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+// maxNear is how many names are suggested for a mistyped one.
+const maxNear = 3
+
+// nearest returns the names that look like the one given, the most similar first. The
+// last part of a path counts as its name too: pid is like owner.pid.
+func nearest(name string, valid []string) []string {
+	name = strings.ToLower(strings.ReplaceAll(name, "-", "_"))
+	if len(name) < 2 {
+		return nil
+	}
+	type match struct {
+		name     string
+		distance int
+	}
+	var found []match
+	for _, v := range valid {
+		full := strings.ToLower(v)
+		d := min(distance(name, full), distance(name, full[strings.LastIndexByte(full, '.')+1:]))
+		if len(name) > 2 && strings.Contains(full, name) {
+			d = min(d, 1)
+		}
+		if d <= max(1, len(name)/4) {
+			found = append(found, match{v, d})
+		}
+	}
+	slices.SortStableFunc(found, func(a, b match) int { return a.distance - b.distance })
+	var near []string
+	for _, m := range found[:min(len(found), maxNear)] {
+		near = append(near, m.name)
+	}
+	return near
+}
+
+// distance is the number of characters to add, drop or change (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
 }

@@ -40,7 +40,8 @@ func (d *Diagnosis) Write(w io.Writer, r *record.Diagnosis) (err error) {
 		return d.doc.writeRows(w, sorted.Processes)
 	}
 	p := page{color: o.Color}
-	p.headline(&sorted)
+	p.headline(&sorted, o.Filtered)
+	p.rates = sorted.ObservedNS >= int64(minRate)
 	common := commonAdvice(sorted.Processes)
 	for i := range sorted.Processes {
 		p.suspect(&sorted.Processes[i], common, o.Format == Wide)
@@ -54,18 +55,44 @@ func (d *Diagnosis) Write(w io.Writer, r *record.Diagnosis) (err error) {
 }
 
 // headline is the verdict, and what it rests on.
-func (p *page) headline(r *record.Diagnosis) {
+func (p *page) headline(r *record.Diagnosis, filtered bool) {
 	p.printf("%s: %s\n", p.painted(bold+verdictColor(r.Verdict), r.Verdict), summary(r))
 	how := "judged the present"
 	if r.ObservedNS > 0 {
 		how = "watched for " + durationText(time.Duration(r.ObservedNS))
 	}
 	looked := ""
-	if r.SocketsTotal != nil {
+	if r.SocketsTotal != nil && !filtered {
 		looked = fmt.Sprintf(" (%d looked at)", *r.SocketsTotal)
 	}
-	p.printf("%s; %s in CLOSE_WAIT%s; stuck means %s or more\n", how, plural(r.SocketsCloseWait, "socket"), looked,
-		durationText(time.Duration(r.ThresholdNS)))
+	found := fmt.Sprintf("%s; %s in CLOSE_WAIT%s;", how, plural(r.SocketsCloseWait, "socket"), looked)
+	stuck, between := stuckText(time.Duration(r.ThresholdNS)), " "
+	if len(found)+1+len(stuck) > lineWidth {
+		between = "\n"
+	}
+	p.printf("%s%s%s\n", found, between, stuck)
+}
+
+func stuckText(threshold time.Duration) string {
+	if threshold <= 0 {
+		return "every wait counts as stuck"
+	}
+	return "stuck means " + exactText(threshold) + " or more"
+}
+
+// exactText is for what the user gave: nothing of it is rounded off.
+func exactText(d time.Duration) string {
+	if d < 2*time.Minute && d%time.Second == 0 {
+		return fmt.Sprintf("%ds", d/time.Second)
+	}
+	text := d.String()
+	if d%time.Minute == 0 {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if d%time.Hour == 0 {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 // summary counts the processes by verdict; the nobody-known entry is no process.
@@ -106,17 +133,18 @@ func (p *page) suspect(s *record.Suspect, common []string, all bool) {
 	}
 	verdict := p.painted(verdictColor(s.Verdict), s.Verdict)
 	if s.Verdict == "clean" && !all {
-		p.printf("\n%s: %s; %s\n", p.painted(bold, name), verdict, socketsText(s))
+		p.printf("\n%s: %s; %s\n", p.painted(bold, name), verdict, p.socketsText(s))
 		return
 	}
 	p.printf("\n%s: %s\n", p.painted(bold, name), verdict)
 	p.field("why", s.Why)
-	p.field("sockets", socketsText(s))
+	p.field("sockets", p.socketsText(s))
 	p.field("causes", causesText(s.Causes))
 	p.field("files", filesText(s))
 	p.lines("command", nonEmpty(clip(cmp.Or(s.Cmdline, s.Exe), all)))
 	p.field("where", placeText(s))
 	p.field("peers", peersText(s.Peers))
+	p.field("listeners", listenersText(s.Listeners, all))
 	for i := range s.Groups {
 		p.group(&s.Groups[i], all)
 	}
@@ -151,13 +179,17 @@ func commonAdvice(suspects []record.Suspect) []string {
 	return common
 }
 
-func socketsText(s *record.Suspect) string {
+// minRate is the window from which a rate says something by itself.
+const minRate = 10 * time.Second
+
+func (p *page) socketsText(s *record.Suspect) string {
 	text := fmt.Sprintf("%s, %d stuck", plural(s.Sockets, "socket"), s.Stuck)
 	if s.OldestNS != nil {
 		text += ", oldest " + ageText(*s.OldestNS, s.OldestBound)
 	}
 	// Of a few newcomers in a short window a rate is noise.
-	if s.GrowthPerMin != nil && s.Verdict == "leaking" {
+	established := s.Verdict == "leaking" || s.FDsExhaustedInS != nil
+	if s.GrowthPerMin != nil && (established || p.rates) {
 		text += fmt.Sprintf(", %+.1f per minute", *s.GrowthPerMin)
 	}
 	return text
@@ -214,6 +246,21 @@ func peersText(peers []record.Remote) string {
 			name = netip.AddrPortFrom(r.Raddr, r.Rport).String()
 		}
 		parts = append(parts, fmt.Sprintf("%s (%d)", name, r.N))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// maxListeners keeps a line readable; wide shows all.
+const maxListeners = 8
+
+func listenersText(tasks []record.Task, all bool) string {
+	var parts []string
+	for i, t := range tasks {
+		if i == maxListeners && !all {
+			parts = append(parts, fmt.Sprintf("%d more", len(tasks)-i))
+			break
+		}
+		parts = append(parts, fmt.Sprintf("%d %s", t.Pid, t.Comm))
 	}
 	return strings.Join(parts, ", ")
 }

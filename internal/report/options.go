@@ -46,6 +46,8 @@ type Options struct {
 	Location *time.Location
 	// Threshold is the age from which a wait counts as stuck.
 	Threshold time.Duration
+	// Filtered: the user chose among the sockets, so how many were looked at says nothing.
+	Filtered bool
 	// Messages takes what a table has no place for, nil for nothing.
 	Messages io.Writer
 }
@@ -54,7 +56,13 @@ type Options struct {
 type OptionError struct{ Flag, Value, Want string }
 
 func (e *OptionError) Error() string {
-	return fmt.Sprintf("invalid value %q for --%s: want %s", e.Value, e.Flag, e.Want)
+	text, want := fmt.Sprintf("invalid value %q for --%s: want ", e.Value, e.Flag), e.Want
+	if len(want) > 2*lineWidth {
+		// The command's name comes before it.
+		const before = len("tcpwaitd diagnose: ")
+		want = wrapFrom(want, before+len(text), len(indent))
+	}
+	return text + want
 }
 
 func (o *Options) tabular() bool { return o.Format == Table || o.Format == Wide }

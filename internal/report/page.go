@@ -12,6 +12,8 @@ import (
 type page struct {
 	buf   strings.Builder
 	color bool
+	// rates: growth per minute is worth telling even where it is not established.
+	rates bool
 }
 
 func (p *page) printf(format string, args ...any) { fmt.Fprintf(&p.buf, format, args...) }
@@ -56,9 +58,12 @@ func (p *page) writeTo(w io.Writer) error {
 
 // wrap breaks text at spaces to fit a line, starting at column at and continuing there.
 // Longer words are left whole.
-func wrap(text string, at int) string {
+func wrap(text string, at int) string { return wrapFrom(text, at, at) }
+
+// wrapFrom starts at one column and continues at another.
+func wrapFrom(text string, start, at int) string {
 	var out strings.Builder
-	col := at
+	col := start
 	for i, word := range strings.Fields(text) {
 		n := utf8.RuneCountInString(word)
 		switch {

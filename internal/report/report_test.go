@@ -88,9 +88,12 @@ func sockets() *Sockets {
 				Cause: diagnosis.EOFIgnored, Blamed: java, Evidence: event.EvidenceAccept,
 			},
 			{
-				Socket:    event.Socket{At: at, Cookie: 1, State: event.CloseWait, Flow: flow("127.0.0.1:80", "127.0.0.1:0")},
-				Cause:     diagnosis.Unaccepted,
-				Listeners: []event.Holder{{Task: java, FD: 3, QueueLen: 5, QueueMax: 4}},
+				Socket: event.Socket{At: at, Cookie: 1, State: event.CloseWait, Flow: flow("127.0.0.1:80", "127.0.0.1:0")},
+				Cause:  diagnosis.Unaccepted,
+				Listeners: []event.Holder{
+					{Task: java, FD: 3, QueueLen: 5, QueueMax: 4},
+					{Task: event.Task{Pid: 4300, Comm: event.MakeComm("worker")}, FD: 3, QueueLen: 5, QueueMax: 4},
+				},
 			},
 		},
 		Loss:        event.Loss{Lost: 3},
@@ -237,6 +240,14 @@ func TestTail(t *testing.T) {
 	}
 }
 
+func manyListeners(n int) []event.Task {
+	var tasks []event.Task
+	for i := range n {
+		tasks = append(tasks, event.Task{Pid: uint32(21571 + i), Comm: event.MakeComm(fmt.Sprintf("worker%d", i))})
+	}
+	return tasks
+}
+
 func leakingDiagnosis() *record.Diagnosis {
 	growth, left := 138.0, 190*time.Second
 	d := &diagnosis.Diagnosis{
@@ -261,10 +272,10 @@ func leakingDiagnosis() *record.Diagnosis {
 				Advice: []string{
 					diagnosis.AdviceFor(diagnosis.EOFIgnored), diagnosis.AdviceFor(diagnosis.UnreadEOF),
 				},
-				Commands: []string{"ss -tanp state close-wait '( sport = :8080 )'", "tcpwaitd explain 4242"},
+				Commands: []string{"ss -tanp state close-wait '( sport = :8080 )'", "tcpwaitd list -o wide -p 4242"},
 			},
 			{Task: evil, Sockets: 1, Causes: map[diagnosis.Cause]int{diagnosis.HalfClose: 1}},
-			{Verdict: diagnosis.Suspicious, Sockets: 2, Stuck: 2, Causes: map[diagnosis.Cause]int{diagnosis.InFlight: 2}},
+			{Verdict: diagnosis.Suspicious, Sockets: 2, Stuck: 2, Causes: map[diagnosis.Cause]int{diagnosis.InFlight: 1, diagnosis.Unaccepted: 1}, Listeners: manyListeners(10)},
 		},
 	}
 	facts := sockets().Facts
@@ -296,6 +307,7 @@ func TestDiagnosis(t *testing.T) {
 		"leaking,json":         {Options{Format: JSON}, leakingDiagnosis()},
 		"leaking,jsonl,fields": {Options{Format: JSONL, Fields: []string{"pid", "causes", "groups"}, Sort: "-sockets"}, leakingDiagnosis()},
 		"leaking,csv":          {Options{Format: CSV}, leakingDiagnosis()},
+		"leaking,table,filter": {Options{Format: Table, Filtered: true}, leakingDiagnosis()},
 		"clean,table":          {Options{Format: Table}, &clean},
 		"clean,json":           {Options{Format: JSON}, &clean},
 	} {
@@ -406,6 +418,96 @@ func TestDoctor(t *testing.T) {
 			t.Fatal(err)
 		}
 		golden(t, "doctor,"+name, buf.Bytes())
+	}
+}
+
+// A rate of a short window is only told where growth is established.
+func TestRatesOfShortWindows(t *testing.T) {
+	rate := 58.3
+	for _, tt := range []struct {
+		observed time.Duration
+		verdict  diagnosis.Verdict
+		left     *time.Duration
+		want     bool
+	}{
+		{4 * time.Second, diagnosis.Suspicious, nil, false},
+		{4 * time.Second, diagnosis.Clean, nil, false},
+		{4 * time.Second, diagnosis.Leaking, nil, true},
+		{4 * time.Second, diagnosis.Suspicious, new(time.Minute), true},
+		{10 * time.Second, diagnosis.Suspicious, nil, true},
+	} {
+		r := record.FromDiagnosis(&diagnosis.Diagnosis{Observed: tt.observed, Processes: []diagnosis.Process{
+			{Task: java, Verdict: tt.verdict, GrowthPerMin: &rate, FDsExhaustedIn: tt.left},
+		}}, &record.Facts{})
+		d, err := NewDiagnosis(Options{Format: Table})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var buf bytes.Buffer
+		if err := d.Write(&buf, &r); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(buf.String(), "per minute") != tt.want {
+			t.Errorf("%+v:\n%s", tt, &buf)
+		}
+	}
+}
+
+func TestThresholdText(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "every wait counts as stuck", time.Minute: "stuck means 60s or more", 5 * time.Minute: "stuck means 5m or more",
+		time.Hour: "stuck means 1h or more", 90 * time.Minute: "stuck means 1h30m or more", 1500 * time.Millisecond: "stuck means 1.5s or more",
+		10*time.Minute + 30*time.Second: "stuck means 10m30s or more", 24 * time.Hour: "stuck means 24h or more",
+	} {
+		if got := stuckText(d); got != want {
+			t.Errorf("%v: got %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestMistypedNamesGetSuggestions(t *testing.T) {
+	for _, tt := range []struct{ fields, sort, value, want string }{
+		{"pid", "", "pid", "want owner.pid or listener.pid or peer.pid, or else one of"},
+		{"onwer.comm", "", "onwer.comm", "want owner.comm, or else one of"},
+		{"recv-q", "", "recv-q", "want recv_q, or else one of"},
+		{"", "-dwel", "-dwel", "want dwell_ns or dwell_bound or dwell_max_ns, or else one of"},
+		{"", "-", "-", "want one of cookie,"},
+		{"frobnicate", "", "frobnicate", "want one of cookie,"},
+	} {
+		o := Options{Format: Table, Sort: tt.sort}
+		if tt.fields != "" {
+			o.Fields = []string{tt.fields}
+		}
+		_, err := NewList(o)
+		var option *OptionError
+		if !errors.As(err, &option) || option.Value != tt.value || !strings.HasPrefix(strings.Join(strings.Fields(option.Want), " "), strings.TrimPrefix(tt.want, "want ")) {
+			t.Errorf("%+v: got %v", tt, err)
+			continue
+		}
+		fits(t, "tcpwaitd list: "+err.Error())
+	}
+}
+
+// What is offered to the shell is taken.
+func TestOfferedFields(t *testing.T) {
+	for name, tt := range map[string]struct {
+		names []string
+		try   func(Options) error
+	}{
+		"list":     {SocketFields(), func(o Options) error { _, err := NewList(o); return err }},
+		"tail":     {TransitionFields(), func(o Options) error { o.Sort = ""; _, err := NewTail(io.Discard, o); return err }},
+		"diagnose": {SuspectFields(), func(o Options) error { _, err := NewDiagnosis(o); return err }},
+		"doctor":   {CheckFields(), func(o Options) error { _, err := NewDoctor(o); return err }},
+		"states":   {GroupFields("pid"), func(o Options) error { _, err := NewStates(o, "pid"); return err }},
+	} {
+		if len(tt.names) == 0 {
+			t.Errorf("%s: none", name)
+		}
+		for _, f := range tt.names {
+			if err := tt.try(Options{Format: Table, Fields: []string{f}, Sort: f}); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 func defaultSocketColumns(f Format, fields []leaf) []string {
 	switch f {
 	case Table:
-		return []string{"age", "cause", "owner.pid", "owner.comm", "local", "remote", "recv_q"}
+		return []string{"age", "cause", "owner.pid", "comm", "local", "remote", "recv_q"}
 	case Wide:
 		return []string{
 			"age", "at_most", "cause", "state", "direction", "owner.pid", "owner.comm", "owner.evidence",
@@ -53,6 +53,7 @@ func briefColumns(threshold time.Duration) []column[*socketRow] {
 			name: "owner.comm", header: "COMM",
 			text: func(dst []byte, r *socketRow) []byte { return appendComm(dst, &r.c.Blamed.Comm) },
 		},
+		{name: "comm", header: "COMM", text: appendWho},
 		{
 			name: "local", header: "LOCAL",
 			text: func(dst []byte, r *socketRow) []byte { return appendAddrPort(dst, r.c.Flow.Local) },
@@ -142,15 +143,33 @@ func appendHolders(dst []byte, r *socketRow) []byte {
 	return dst
 }
 
-// appendListener writes pid/comm and the accept queue as length/limit.
+// appendWho writes the process blamed. Where several could accept and none is blamed, it is
+// one of them in parentheses and the number of the others.
+func appendWho(dst []byte, r *socketRow) []byte {
+	if r.c.Blamed.Known() || len(r.c.Listeners) == 0 {
+		return appendComm(dst, &r.c.Blamed.Comm)
+	}
+	tasks := record.ListenersOf(r.c)
+	dst = append(append(dst, '('), tasks[0].Comm...)
+	if n := len(tasks) - 1; n > 0 {
+		dst = strconv.AppendInt(append(dst, " +"...), int64(n), 10)
+	}
+	return append(dst, ')')
+}
+
+// appendListener writes pid/comm of each process and the accept queue as length/limit.
 func appendListener(dst []byte, r *socketRow) []byte {
 	if len(r.c.Listeners) == 0 {
 		return dst
 	}
+	for i, t := range record.ListenersOf(r.c) {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(strconv.AppendUint(dst, uint64(t.Pid), 10), '/')
+		dst = append(dst, t.Comm...)
+	}
 	l := &r.c.Listeners[0]
-	dst = strconv.AppendUint(dst, uint64(l.Pid), 10)
-	dst = append(dst, '/')
-	dst = appendComm(dst, &l.Comm)
 	dst = append(dst, ' ')
 	dst = strconv.AppendUint(dst, uint64(l.QueueLen), 10)
 	dst = append(dst, '/')

@@ -175,14 +175,6 @@ func otherColumn(states event.StateSet) column[*record.StatesGroup] {
 	}
 }
 
-func columnNames[R any](cols []column[R]) []string {
-	var names []string
-	for _, c := range cols {
-		names = append(names, c.name)
-	}
-	return names
-}
-
 // groupColumns are the key, the total and the states, or those seen of them.
 func (s *States) groupColumns(seen *event.StateSet) []column[*record.StatesGroup] {
 	type group = record.StatesGroup

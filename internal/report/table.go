@@ -132,7 +132,7 @@ func sortRows[R any](rs rows[R], by string, all []column[R]) (rows[R], error) {
 	name, descending := strings.CutPrefix(by, "-")
 	cols, err := pick("sort", all, []string{name})
 	if err != nil || len(cols) > 1 {
-		return rs, unknownField("sort", name, all)
+		return rs, unknownField("sort", by, name, all)
 	}
 	return ordered(rs, &cols[0], descending), nil
 }

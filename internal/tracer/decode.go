@@ -3,6 +3,7 @@ package tracer
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -83,7 +84,7 @@ func (r *rows) decode(b []byte) ([]byte, error) {
 			if len(b) < holderRowSize {
 				return b, nil
 			}
-			r.holders = append(r.holders, decodeHolder((*bpfHolderRow)(unsafe.Pointer(&b[0]))))
+			r.holders = append(doubled(r.holders), decodeHolder((*bpfHolderRow)(unsafe.Pointer(&b[0]))))
 			b = b[holderRowSize:]
 		default:
 			return b, fmt.Errorf("decode snapshot: unknown row kind %d", kind)
@@ -92,8 +93,17 @@ func (r *rows) decode(b []byte) ([]byte, error) {
 	return b, nil
 }
 
+// doubled makes room: append itself grows large slices by a quarter, which copies these
+// large rows five times over.
+func doubled[T any](list []T) []T {
+	if len(list) < cap(list) {
+		return list
+	}
+	return slices.Grow(list, max(256, len(list)))
+}
+
 func (r *rows) addSocket(c *bpfSocketRow) {
-	r.sockets = append(r.sockets, event.Socket{})
+	r.sockets = append(doubled(r.sockets), event.Socket{})
 	s := &r.sockets[len(r.sockets)-1]
 	decodeSocket(c, s)
 	if undated(s, c) {
