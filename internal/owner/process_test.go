@@ -101,10 +101,7 @@ func TestLookupRemembersTheDead(t *testing.T) {
 		t.Fatal(err)
 	}
 	task := taskOf(t, cmd.Process.Pid)
-	alive := lookupWithArgs(t, r, task)
-	if !strings.HasSuffix(alive.Cmdline[0], "cat") {
-		t.Fatalf("%+v", alive)
-	}
+	alive := lookupProgram(t, r, task, "cat")
 	_ = stdin.Close()
 	_ = cmd.Wait()
 
@@ -142,13 +139,13 @@ func TestLookupZombieIsGone(t *testing.T) {
 	}
 }
 
-// lookupWithArgs waits for the arguments: exec.Cmd's Start returns while the kernel is
-// still setting them up.
-func lookupWithArgs(t *testing.T, r *owner.Resolver, task event.Task) owner.Process {
+// lookupProgram waits until the process runs the program and has its arguments: exec.Cmd's
+// Start returns while the kernel is still at it.
+func lookupProgram(t *testing.T, r *owner.Resolver, task event.Task, name string) owner.Process {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		p, err := r.Lookup(task)
-		if err == nil && len(p.Cmdline) > 0 {
+		if err == nil && len(p.Cmdline) > 0 && strings.HasSuffix(p.Cmdline[0], name) {
 			return p
 		}
 		if time.Now().After(end) {
@@ -170,7 +167,7 @@ func TestLookupSeesExec(t *testing.T) {
 	defer func() { _ = stdin.Close(); _ = cmd.Wait() }()
 	r := newResolver(t, owner.Options{})
 	task := taskOf(t, cmd.Process.Pid)
-	lookupWithArgs(t, r, task)
+	lookupProgram(t, r, task, "sh")
 	if _, err := stdin.Write([]byte("\n")); err != nil {
 		t.Fatal(err)
 	}
