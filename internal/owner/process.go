@@ -110,6 +110,9 @@ func New(o Options) (*Resolver, error) {
 	}, nil
 }
 
+// Boot is the wall time at which the host booted, by which start times were dated.
+func (r *Resolver) Boot() time.Time { return r.boot }
+
 // bootTime is the wall time at which CLOCK_BOOTTIME was 0. The btime line of /proc/stat
 // says the same to a second only.
 func bootTime() (time.Time, error) {

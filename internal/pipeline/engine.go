@@ -9,8 +9,6 @@ import (
 	"log/slog"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/owner"
@@ -35,14 +33,13 @@ type Config struct {
 type Engine struct {
 	cfg     Config
 	log     *slog.Logger
-	boot    time.Time
 	owners  *owner.Resolver
 	cgroups *owner.CgroupTree
 }
 
 // New prepares an engine. It needs no privilege.
 func New(cfg Config) (*Engine, error) {
-	e := &Engine{cfg: cfg, log: cfg.Log, boot: bootTime()}
+	e := &Engine{cfg: cfg, log: cfg.Log}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -50,7 +47,7 @@ func New(cfg Config) (*Engine, error) {
 		e.cfg.Proc = "/proc"
 	}
 	var err error
-	e.owners, err = owner.New(owner.Options{Proc: e.cfg.Proc, Boot: e.boot})
+	e.owners, err = owner.New(owner.Options{Proc: e.cfg.Proc})
 	if err != nil {
 		return nil, &CannotRunError{Cause: "procfs cannot be read", Cure: "mount procfs, or in a container share the host's", Err: err}
 	}
@@ -60,15 +57,6 @@ func New(cfg Config) (*Engine, error) {
 		e.log.Info("sockets cannot be tied to cgroups", "error", err)
 	}
 	return e, nil
-}
-
-// bootTime is the wall time at which CLOCK_BOOTTIME was 0.
-func bootTime() time.Time {
-	var wall, boot unix.Timespec
-	// Neither can fail for these clocks.
-	_ = unix.ClockGettime(unix.CLOCK_REALTIME, &wall)
-	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)
-	return time.Unix(0, wall.Nano()-boot.Nano()).UTC()
 }
 
 // Close frees what New opened.
@@ -142,7 +130,7 @@ const (
 // facts looks up what records need beyond the sockets.
 func (e *Engine) facts(cases []diagnosis.Case, clock event.Clock, fds bool) record.Facts {
 	f := record.Facts{
-		Clock: clock, Boot: e.boot,
+		Clock: clock, Boot: e.owners.Boot(),
 		Processes: map[uint32]*owner.Process{},
 		Cgroups:   map[uint64]record.Cgroup{},
 	}
