@@ -130,7 +130,7 @@ func (b *fake) Tail(_ context.Context, q pipeline.Query, s pipeline.Stream) erro
 		if !q.Filter.MatchTransition(&t, record.Cgroup{}) {
 			continue
 		}
-		if err := s.Transition(&t, record.Cgroup{}); err != nil {
+		if err := s.Transition(&t, record.TransitionFacts{}); err != nil {
 			return err
 		}
 	}

@@ -59,6 +59,9 @@ type Socket struct {
 	Subflow bool
 	Parent  Cookie
 
+	// Stacks were taken while watching.
+	Stacks Stacks
+
 	// Owner is the task that accepted, connected or first used the socket.
 	Owner    Task
 	Evidence Evidence

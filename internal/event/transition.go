@@ -18,6 +18,8 @@ type Transition struct {
 	Evidence Evidence
 	// Cgroup is the id of the socket's cgroup v2, 0 unknown.
 	Cgroup uint64
+	// Stacks are those of the socket so far; Close is that of this transition.
+	Stacks Stacks
 	// Inferred marks a transition the kernel did not report but which follows
 	// from others (TIME_WAIT without fentry).
 	Inferred bool

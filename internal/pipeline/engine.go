@@ -27,6 +27,12 @@ type Config struct {
 	// SyscallAccept, RingBytes: see tracer.Config.
 	SyscallAccept bool
 	RingBytes     int
+	// Stacks says which stacks are taken while watching.
+	Stacks StackMode
+	// Lines adds source lines from DWARF to native frames; reading them takes time.
+	Lines bool
+	// Debuginfod are the servers to ask for missing symbols, none by default.
+	Debuginfod []string
 }
 
 // Engine answers the commands. It loads nothing before it is asked.

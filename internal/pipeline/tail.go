@@ -55,7 +55,7 @@ func (t *tail) transition(tr *event.Transition) error {
 	if !t.query.Filter.MatchTransition(tr, group) {
 		return nil
 	}
-	return t.to.Transition(tr, group)
+	return t.to.Transition(tr, record.TransitionFacts{Cgroup: group})
 }
 
 func (t *tail) idle() error {

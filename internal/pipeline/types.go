@@ -23,6 +23,19 @@ type Query struct {
 	Facts bool
 }
 
+// StackMode says of which events stacks are taken.
+type StackMode string
+
+// The modes. The zero value is StacksOff.
+const (
+	StacksOff StackMode = "off"
+	// StacksOn: connect, accept, the first use by a new owner, EOF, and the close that ends
+	// a stuck wait.
+	StacksOn StackMode = "on"
+	// StacksAll: every close as well.
+	StacksAll StackMode = "all"
+)
+
 // Listing is one look at the sockets, joined and explained.
 type Listing struct {
 	// Facts.Clock is a reading taken with the snapshot; ages are those of Case.At.
@@ -38,8 +51,8 @@ type Listing struct {
 type Stream interface {
 	// Clock comes before everything else, and again when the clocks were read anew.
 	Clock(event.Clock)
-	// Transition keeps nothing of t. cgroup says what is known of t.Cgroup.
-	Transition(t *event.Transition, cgroup record.Cgroup) error
+	// Transition keeps nothing of t; f says what is known around it.
+	Transition(t *event.Transition, f record.TransitionFacts) error
 	// Loss comes when a total has changed.
 	Loss(at event.KTime, total event.Loss) error
 	// Flush comes when nothing more is at hand: what was buffered must go out.

@@ -40,6 +40,14 @@ type TransitionOwner struct {
 	Evidence string `json:"evidence"`
 }
 
+// TransitionFacts are what is known around a transition.
+type TransitionFacts struct {
+	// Cgroup is what the id of the socket's control group means.
+	Cgroup Cgroup
+	// Stacks of the socket so far, nil if there are none.
+	Stacks *Stacks
+}
+
 // FromTransition builds the record. TransitionEncoder gives the same as JSON, faster.
 func FromTransition(t *event.Transition, clock event.Clock, container string) Transition {
 	r := Transition{

@@ -213,7 +213,7 @@ func writeTail(t *testing.T, o Options) []byte {
 	}
 	tail.Clock(clock)
 	for _, tr := range transitions() {
-		if err := errors.Join(tail.Transition(&tr, record.Cgroup{Container: "abc"}), tail.Flush()); err != nil {
+		if err := errors.Join(tail.Transition(&tr, record.TransitionFacts{Cgroup: record.Cgroup{Container: "abc"}}), tail.Flush()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -635,7 +635,7 @@ func BenchmarkTail(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				tr.At += 1000
-				if err := tail.Transition(&tr, record.Cgroup{}); err != nil {
+				if err := tail.Transition(&tr, record.TransitionFacts{}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -652,7 +652,7 @@ func TestTailTextDoesNotAllocate(t *testing.T) {
 		tail.Clock(clock)
 		tr := transitions()[0]
 		// The first lines grow the buffers.
-		if n := testing.AllocsPerRun(2000, func() { _ = tail.Transition(&tr, record.Cgroup{}) }); n > 0 {
+		if n := testing.AllocsPerRun(2000, func() { _ = tail.Transition(&tr, record.TransitionFacts{}) }); n > 0 {
 			t.Errorf("%s: %v allocations per transition", f, n)
 		}
 	}

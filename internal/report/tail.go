@@ -97,25 +97,25 @@ func (t *Tail) Clock(c event.Clock) {
 }
 
 // Transition buffers one transition.
-func (t *Tail) Transition(tr *event.Transition, cgroup record.Cgroup) error {
+func (t *Tail) Transition(tr *event.Transition, f record.TransitionFacts) error {
 	t.count++
 	switch t.o.Format {
 	case JSON, JSONL:
 		if t.pick == nil {
-			t.line.buf = t.json.AppendJSON(t.line.buf, tr, cgroup.Container)
+			t.line.buf = t.json.AppendJSON(t.line.buf, tr, f.Cgroup.Container)
 			break
 		}
-		t.set(tr, cgroup).record()
+		t.set(tr, f.Cgroup).record()
 		text, err := t.pick.marshal(&t.row.rec)
 		if err != nil {
 			return err
 		}
 		t.line.buf = append(t.line.buf, text...)
 	case CSV:
-		t.line.buf, t.cell = appendCSVRow(t.line.buf, t.cell, t.cols, t.set(tr, cgroup))
+		t.line.buf, t.cell = appendCSVRow(t.line.buf, t.cell, t.cols, t.set(tr, f.Cgroup))
 		return t.spill()
 	default:
-		t.appendRow(t.set(tr, cgroup))
+		t.appendRow(t.set(tr, f.Cgroup))
 	}
 	t.line.end()
 	return t.spill()
