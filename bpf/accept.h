@@ -14,6 +14,7 @@ static __always_inline int on_accept(struct sock *sk)
 		return 0;
 	rec->direction = DIRECTION_IN;
 	own(rec, EVIDENCE_ACCEPT);
+	rec->stacks[STACK_OPEN] = take_stack();
 	return 0;
 }
 
@@ -36,7 +37,7 @@ static __always_inline struct sock *sock_of_fd(int fd)
  */
 static __always_inline int on_accept_exit(long fd)
 {
-	struct task task = {};
+	struct acceptor by = {};
 	struct sock *sk;
 	__u64 cookie;
 
@@ -48,8 +49,9 @@ static __always_inline int on_accept_exit(long fd)
 	cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 	if (!cookie)
 		return 0;
-	fill_task(&task, bpf_get_current_task_btf());
-	bpf_map_update_elem(&accepted, &cookie, &task, BPF_ANY);
+	fill_task(&by.task, bpf_get_current_task_btf());
+	by.stack = take_stack();
+	bpf_map_update_elem(&accepted, &cookie, &by, BPF_ANY);
 	return 0;
 }
 

@@ -15,6 +15,24 @@ const volatile __u32 hz;
  */
 const volatile __u64 wake_bytes;
 
+/* How user stacks are walked. */
+enum unwinding {
+	UNWINDER_NONE,	 /* no stacks are taken */
+	UNWINDER_TABLES, /* in the kernel, by tables */
+	UNWINDER_RAW, /* kernels before 5.17: Go by frame pointers, others in Go */
+	UNWINDER_FP, /* machines without tables: by frame pointers */
+};
+const volatile __u32 unwinder;
+
+/* Stacks one process may have in a second. */
+const volatile __u32 stacks_per_s;
+
+/* The close of a wait of this age has its stack taken, ns. */
+const volatile __u64 stuck_after;
+
+/* Every close has, whatever it ends. */
+const volatile __u8 all_closes;
+
 /* Set after attaching, when no hook sees accept(): first read or write names the owner. */
 __u8 own_by_io;
 
@@ -36,6 +54,9 @@ __u8 snapshot_held;    /* 1: rows for every socket with a descriptor */
 
 /* Sockets the snapshot met, in whatever state; Go sets it to 0 before. */
 __u64 snapshot_met;
+
+/* The process whose threads or mappings are read; 0: mappings of all. */
+__u32 chosen_tgid;
 
 /* Results of the clock program. */
 __u64 clock_ktime;

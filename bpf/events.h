@@ -53,6 +53,24 @@ struct flow {
 	__u16 rport;
 };
 
+/* What a record in the ring buffer is. */
+enum ring_kind {
+	RING_TRANSITION = 1,
+	RING_STACK = 2,
+	RING_RAW_STACK = 3,
+	RING_EXEC = 4,
+	RING_EXIT = 5,
+};
+
+/* When in the life of a socket a stack is taken; order as in internal/event. */
+enum stack_slot {
+	STACK_OPEN,
+	STACK_LAST_READ,
+	STACK_EOF,
+	STACK_CLOSE,
+	STACK_SLOTS,
+};
+
 enum transition_flags {
 	TRANSITION_INFERRED = 1 << 0, /* follows from others, not reported */
 	TRANSITION_SUBFLOW = 1 << 1, /* of an MPTCP socket, which has its own */
@@ -60,10 +78,13 @@ enum transition_flags {
 
 /* One state change, in the ring buffer. */
 struct transition {
+	__u32 kind; /* RING_TRANSITION */
+	__u32 pad;
 	__u64 at; /* bpf_ktime_get_ns */
 	__u64 cookie;
 	__u64 in_state; /* ns in the old state; see bound */
 	__u64 cgroup;
+	__u64 stacks[STACK_SLOTS];
 	struct flow flow;
 	struct task owner;
 	__u16 protocol;
@@ -92,15 +113,17 @@ struct record {
 	__u64 earliest;	   /* first possible entry */
 	__u64 eof_at;	   /* a recv() returned 0 in CLOSE_WAIT */
 	__u64 sent_at_fin; /* bytes written when the peer's FIN came */
+	__u64 stacks[STACK_SLOTS];
 	struct flow flow;
 	struct task owner;
 	struct task eof_task;
+	__u32 user; /* tgid that read or wrote last; kept only with stacks */
 	__u8 state;
 	__u8 bound;
 	__u8 direction;
 	__u8 evidence;
 	__u8 flags;
-	__u8 pad[3];
+	__u8 pad[7];
 };
 
 enum row_kind {
@@ -135,6 +158,7 @@ struct socket_row {
 	__u64 last_send;
 	__u64 last_ack;
 	__u64 parent; /* of a subflow: the cookie of its MPTCP socket */
+	__u64 stacks[STACK_SLOTS];
 	struct flow flow;
 	struct task owner;
 	struct task eof_task;
@@ -171,12 +195,196 @@ struct holder_row {
 
 /* Index of a per-CPU counter. Monotonic; Go subtracts. */
 enum counter {
-	COUNTER_MADE,	       /* transitions that passed the filter */
-	COUNTER_LOST,	       /* of these: the ring was full */
-	COUNTER_FILTERED,      /* transitions the filter kept back */
-	COUNTER_RECORD_FAILED, /* socket storage could not be created */
-	COUNTER_NESTED,	       /* runs that the kernel refused, made up for */
+	COUNTER_MADE,		/* transitions that passed the filter */
+	COUNTER_LOST,		/* of these: the ring was full */
+	COUNTER_FILTERED,	/* transitions the filter kept back */
+	COUNTER_RECORD_FAILED,	/* socket storage could not be created */
+	COUNTER_NESTED,		/* runs that the kernel refused, made up for */
+	COUNTER_STACKS,		/* stacks taken */
+	COUNTER_STACKS_LIMITED, /* stacks not taken: the process had its share */
+	COUNTER_STACKS_BUSY, /* stacks not taken: another one was, on this CPU */
+	COUNTER_STACKS_LOST, /* taken, but the ring was full */
 	COUNTER_MAX,
+};
+
+/* What the address in a frame means; order as in internal/event. */
+enum frame_kind {
+	FRAME_NONE,
+	FRAME_FILE,
+	FRAME_ANON,
+	FRAME_PYTHON,
+	FRAME_INTERPRETED,
+	FRAME_COMPILED,
+	FRAME_UNMAPPED,
+};
+
+/* How far a stack can be believed, worse ones are larger. */
+enum quality {
+	QUALITY_NONE,
+	QUALITY_COMPLETE,
+	QUALITY_TRUNCATED,
+	QUALITY_GUESSED,
+	QUALITY_FP_ONLY,
+};
+
+/* Why a walk ended early; order as in internal/event. */
+enum unwind_reason {
+	REASON_NONE,
+	REASON_NO_TABLE,
+	REASON_NO_RULE,
+	REASON_UNREADABLE,
+	REASON_TOO_DEEP,
+	REASON_MAP_BUSY,
+	REASON_UNMAPPED,
+	REASON_BAD_FRAME,
+	REASON_NEW_RUNTIME,
+	REASON_THAWED,
+	REASON_NO_UNWINDER,
+};
+
+/*
+ * where: kind in the top 4 bits, then one bit "return address" (of a Python frame: C
+ * called it). FRAME_FILE: 19 bits number of the file, 40 bits offset in it. Others: an
+ * address.
+ */
+struct frame {
+	__u64 where;
+	__u64 aux;
+};
+
+#define FRAME_KIND_SHIFT   60
+#define FRAME_RETURN	   (1ULL << 59)
+#define FRAME_OBJECT_SHIFT 40
+#define MAX_FRAMES	   127
+
+/* The content of a file: inode numbers are used again, files overwritten. */
+struct file_key {
+	__u64 ino;
+	__u64 ctime; /* ns */
+	__u32 dev;
+	__u32 pad;
+};
+
+/* One executable mapping. */
+struct mapping {
+	__u64 start;
+	__u64 end;
+	__u64 offset;	     /* file offset of start */
+	struct file_key key; /* zero: no file */
+};
+
+enum stack_flags {
+	STACK_NEW_PROCESS = 1 << 0, /* its runtime is not known to us */
+};
+
+/* A stack, in the ring buffer, once for each id; cut after the last frame. */
+struct stack {
+	__u32 kind; /* RING_STACK */
+	__u32 n;
+	__u64 at;
+	__u64 id;
+	struct mapping missing; /* code without a table, with REASON_NO_TABLE */
+	struct task task;
+	__u8 quality;
+	__u8 reason;
+	__u8 flags;
+	__u8 pad[5];
+	struct frame frames[MAX_FRAMES + 1];
+};
+
+/* Registers a rule can start from; numbers as in the tables. */
+enum reg {
+	REG_NONE,
+	REG_CFA,
+	REG_PC,
+	REG_SP,
+	REG_FP,
+	REG_LR,
+	REG_RAX,
+	REG_RDI,
+	REG_R8,
+	REG_R9,
+	REG_R11,
+	REG_R13,
+	REG_R15,
+	REG_MAX = 16,
+};
+
+#define RAW_BYTES 32768
+
+/* A thread's registers and the innermost part of its stack, to be unwound in Go. */
+struct raw_stack {
+	__u32 kind; /* RING_RAW_STACK */
+	__u32 len;  /* bytes of memory[], from REG_SP on */
+	__u64 at;
+	__u64 id;
+	struct mapping missing;
+	struct task task;
+	__u8 reason; /* why the walk in the kernel was not enough */
+	__u8 flags;
+	__u8 pad[6];
+	__u64 regs[REG_MAX];
+	__u8 memory[RAW_BYTES];
+};
+
+/* A process that had sockets, or whose parent had, runs another program, or is gone. */
+struct life {
+	__u32 kind; /* RING_EXEC, RING_EXIT */
+	__u32 tgid;
+};
+
+/* One rule of an unwind table. */
+struct rule {
+	__u8 flags;
+	__u8 base;
+	__u8 aux;
+	__u8 pad;
+	__s32 param;
+	__s32 aux_param;
+};
+
+struct code_heap {
+	__u64 low;
+	__u64 high;
+	__u64 segmap;
+};
+
+#define MAX_CODE_HEAPS 4
+
+/* Where a language runtime of one process keeps its frames: see internal/event. */
+struct runtime {
+	__u64 python; /* address of _PyRuntime; 0: no Python */
+	struct code_heap heaps[MAX_CODE_HEAPS];
+	__u64 interpreter_low;
+	__u64 interpreter_high;
+	__u32 interpreters_head;
+	__u32 threads_head;
+	__u32 thread_next;
+	__u32 thread_id;
+	__u32 cframe;
+	__u32 current_frame;
+	__u32 frame_previous;
+	__u32 frame_code;
+	__u32 frame_instruction;
+	__u32 frame_entry;
+	__u32 segment_log2;
+	__u32 block_header;
+	__u32 blob_frame_size;
+	__u8 entry_mask;
+	__u8 entry_value;
+	__u8 no_cframe;
+	__u8 hotspot;
+	__u8 v8;
+	__u8 trampoline;
+	__u8 go;
+	__u8 pad[5];
+};
+
+/* One row of the table iterator: an executable mapping of a process. */
+struct mapping_row {
+	struct mapping mapping;
+	__u32 tgid;
+	__u32 pad;
 };
 
 /* What the user chose and the kernel can decide. Zero chooses everything. */

@@ -41,6 +41,26 @@ static __always_inline bool told_eof(struct sock *sk, int n, int flags)
 	return !tp || unread(tp) <= !!(flags & MSG_PEEK);
 }
 
+/* The place where a process first reads or writes what another one did before, or nobody. */
+static __always_inline void note_user(struct record *rec)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 tgid = task->tgid;
+
+	if (rec->user == tgid || current_is_kthread())
+		return;
+	rec->user = tgid;
+	rec->stacks[STACK_LAST_READ] = take_stack();
+}
+
+static __always_inline void note_user_of(struct sock *sk)
+{
+	struct record *rec = record_get(sk);
+
+	if (rec)
+		note_user(rec);
+}
+
 static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 {
 	struct record *rec;
@@ -52,10 +72,13 @@ static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 		return 0;
 	if (!rec->evidence && !current_is_kthread())
 		own(rec, EVIDENCE_READ);
+	if (unwinder && n > 0)
+		note_user(rec);
 	if (rec->eof_at || !told_eof(sk, n, flags))
 		return 0;
 	rec->eof_at = bpf_ktime_get_ns();
 	fill_task(&rec->eof_task, bpf_get_current_task_btf());
+	rec->stacks[STACK_EOF] = take_stack();
 	return 0;
 }
 
@@ -65,19 +88,25 @@ static __always_inline int on_recv(struct sock *sk, int n, int flags)
 
 	if (state == TCP_CLOSE_WAIT)
 		return on_recv_close_wait(sk, n, flags);
-	if (!own_by_io || state != TCP_ESTABLISHED || n <= 0)
+	if ((!own_by_io && !unwinder) || state != TCP_ESTABLISHED || n <= 0)
 		return 0;
-	if (is_tcp(sk) && first_read(sk, n))
+	if (!is_tcp(sk))
+		return 0;
+	if (own_by_io && first_read(sk, n))
 		own_if_unknown(sk, EVIDENCE_READ);
+	if (unwinder)
+		note_user_of(sk);
 	return 0;
 }
 
 static __always_inline int on_send(struct sock *sk, int n)
 {
-	if (!own_by_io || n <= 0)
+	if ((!own_by_io && !unwinder) || n <= 0 || !is_tcp(sk))
 		return 0;
-	if (is_tcp(sk) && first_write(sk, n))
+	if (own_by_io && first_write(sk, n))
 		own_if_unknown(sk, EVIDENCE_WRITE);
+	if (unwinder)
+		note_user_of(sk);
 	return 0;
 }
 

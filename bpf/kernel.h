@@ -12,8 +12,10 @@
 #define IPPROTO_MPTCP 262
 #define MSG_PEEK      2
 #define PF_KTHREAD    0x00200000
-#define RCV_SHUTDOWN  1
-#define SEND_SHUTDOWN 2
+#define PF_IO_WORKER  0x00000010
+#define VM_EXEC	      0x00000004
+#define EBUSY	      16
+#define SHUTDOWN_MASK 3 /* of sk_shutdown: both ways */
 
 enum tcp_state {
 	TCP_ESTABLISHED = 1,
@@ -103,8 +105,28 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 };
 
+struct super_block {
+	__u32 s_dev;
+};
+
 struct inode {
 	unsigned long i_ino;
+	struct super_block *i_sb;
+	__s64 i_ctime_sec; /* since 6.11 */
+	__u32 i_ctime_nsec;
+};
+
+struct timespec64 {
+	__s64 tv_sec;
+	long tv_nsec;
+};
+
+struct inode___until_6_10 {
+	struct timespec64 __i_ctime;
+};
+
+struct inode___until_6_5 {
+	struct timespec64 i_ctime;
 };
 
 struct file {
@@ -199,11 +221,53 @@ struct mptcp_subflow_context {
 	struct sock *conn;
 };
 
+struct mm_struct;
+
+struct vm_area_struct {
+	unsigned long vm_start;
+	unsigned long vm_end;
+	unsigned long vm_flags;
+	unsigned long vm_pgoff;
+	struct file *vm_file;
+};
+
+/* User registers, by architecture. */
+struct pt_regs___x86 {
+	unsigned long r15;
+	unsigned long r13;
+	unsigned long bp;
+	unsigned long r11;
+	unsigned long r9;
+	unsigned long r8;
+	unsigned long ax;
+	unsigned long di;
+	unsigned long ip;
+	unsigned long sp;
+};
+
+struct pt_regs___arm64 {
+	__u64 regs[31];
+	__u64 sp;
+	__u64 pc;
+};
+
+struct thread_struct {
+	unsigned long fsbase; /* x86 */
+};
+
+struct signal_struct {
+	atomic_t live; /* threads */
+};
+
 struct task_struct {
 	unsigned int flags;
 	int pid;
 	int tgid;
 	struct task_struct *group_leader;
+	struct task_struct *real_parent;
+	struct signal_struct *signal;
+	struct mm_struct *mm;
+	struct thread_struct thread;
 	__u64 start_boottime;
 	char comm[COMM_LEN];
 	struct files_struct *files;
@@ -226,6 +290,17 @@ struct bpf_iter_meta {
 struct bpf_iter__tcp {
 	struct bpf_iter_meta *meta;
 	struct sock_common *sk_common;
+};
+
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+};
+
+struct bpf_iter__task_vma {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	struct vm_area_struct *vma;
 };
 
 struct bpf_iter__task_file {
@@ -260,6 +335,29 @@ static __always_inline __u64 inode_of(struct sock *sk)
 	if (!alloc)
 		return 0;
 	return BPF_CORE_READ(alloc, vfs_inode.i_ino);
+}
+
+/* What pthread_self() gives, on x86. */
+static __always_inline __u64 thread_pointer(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return bpf_core_field_exists(task->thread.fsbase) ? task->thread.fsbase
+							  : 0;
+}
+
+/* Kernels name the change time of a file in three ways. */
+static __always_inline __u64 ctime_of(struct inode *inode)
+{
+	struct inode___until_6_10 *middle = (void *)inode;
+	struct inode___until_6_5 *old = (void *)inode;
+
+	if (bpf_core_field_exists(inode->i_ctime_sec))
+		return inode->i_ctime_sec * 1000000000ULL + inode->i_ctime_nsec;
+	if (bpf_core_field_exists(middle->__i_ctime))
+		return middle->__i_ctime.tv_sec * 1000000000ULL +
+		       middle->__i_ctime.tv_nsec;
+	return old->i_ctime.tv_sec * 1000000000ULL + old->i_ctime.tv_nsec;
 }
 
 #define sock_flag(sk, flag)                                                    \

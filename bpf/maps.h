@@ -56,6 +56,12 @@ struct {
 	__type(value, __u8);
 } pids SEC(".maps");
 
+/* Who accepted, and where in its code. */
+struct acceptor {
+	struct task task;
+	__u64 stack;
+};
+
 /*
  * socket cookie -> task whose accept() returned it.
  * Inserts: the syscall-exit hook, where no hook has the socket itself. Deletes:
@@ -66,7 +72,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_ACCEPTED);
 	__type(key, __u64);
-	__type(value, struct task);
+	__type(value, struct acceptor);
 } accepted SEC(".maps");
 
 struct handled {

@@ -3,8 +3,8 @@
 #define RING_H
 
 /*
- * transitions, to user space.
- * Inserts: ring_reserve. Deletes: the reader. Full: counted as LOST; the next
+ * transitions and stacks, to user space.
+ * Inserts: ring_reserve, send_stack, send_raw, tell_life. Deletes: the reader. Full: counted as LOST; the next
  * snapshot repairs the reader's table. Go sets the size.
  */
 struct {

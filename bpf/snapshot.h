@@ -93,6 +93,7 @@ static __always_inline void row_of_record(struct socket_row *row,
 	row->eof_at = rec->eof_at;
 	row->eof_task = rec->eof_task;
 	row->owner = rec->owner;
+	__builtin_memcpy(row->stacks, rec->stacks, sizeof(row->stacks));
 	row->direction = rec->direction;
 	row->evidence = rec->evidence;
 	row->flags |= rec->flags & (RECORD_BASELINE | RECORD_WATCHED |

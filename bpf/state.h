@@ -6,18 +6,17 @@
 /* The syscall-exit hook knows only the cookie; the owner moves in here. */
 static __always_inline void adopt_accepted(struct record *rec)
 {
-	/* Until 6.1 an iterator's value may not be a map key itself. */
-	__u64 cookie = rec->cookie;
-	struct task *task;
+	struct acceptor *by;
 
 	if (rec->evidence || rec->direction != DIRECTION_IN)
 		return;
-	task = bpf_map_lookup_elem(&accepted, &cookie);
-	if (!task)
+	by = bpf_map_lookup_elem(&accepted, &rec->cookie);
+	if (!by)
 		return;
-	rec->owner = *task;
+	rec->owner = by->task;
+	rec->stacks[STACK_OPEN] = by->stack;
 	rec->evidence = EVIDENCE_ACCEPT;
-	bpf_map_delete_elem(&accepted, &cookie);
+	bpf_map_delete_elem(&accepted, &rec->cookie);
 }
 
 /*
@@ -71,6 +70,7 @@ static __always_inline void fill_transition(struct transition *t,
 	t->cookie = rec->cookie;
 	t->flow = rec->flow;
 	t->owner = rec->owner;
+	__builtin_memcpy(t->stacks, rec->stacks, sizeof(t->stacks));
 	t->direction = rec->direction;
 	t->evidence = rec->evidence;
 	t->cgroup = cgroup_of(sk);
@@ -105,6 +105,7 @@ static __always_inline void send(struct transition *made)
 	if (!t)
 		return;
 	*t = *made;
+	t->kind = RING_TRANSITION;
 	ring_submit(t);
 }
 
@@ -173,7 +174,41 @@ static __always_inline void send_birth(struct record *rec, struct sock *sk)
 	send(&t);
 }
 
-static __always_inline void transit(struct sock *sk, int old, int new)
+/*
+ * The transition is the doing of the caller of close() or shutdown(). An abort, too, if
+ * it was not the peer's: that one has left an error, or not shut the socket down yet.
+ */
+static __always_inline bool is_closing(struct sock *sk, int old, int new)
+{
+	if (new == TCP_LAST_ACK || new == TCP_FIN_WAIT1)
+		return true;
+	return new == TCP_CLOSE &&
+	       (old == TCP_CLOSE_WAIT || old == TCP_ESTABLISHED) &&
+	       !sk->sk_err && sk->sk_shutdown == SHUTDOWN_MASK;
+}
+
+static __always_inline bool ends_stuck_wait(struct sock *sk, int old)
+{
+	struct record *rec = record_get(sk);
+
+	return rec && old == TCP_CLOSE_WAIT && rec->state == old &&
+	       bpf_ktime_get_ns() - rec->since >= stuck_after;
+}
+
+/* The stack of connect() or close(), 0 where the current task is somebody else. */
+static __always_inline __u64 transition_stack(struct sock *sk, int old, int new)
+{
+	if (!unwinder || !is_tcp(sk))
+		return 0;
+	if (new == TCP_SYN_SENT)
+		return take_stack();
+	if (!is_closing(sk, old, new))
+		return 0;
+	return all_closes || ends_stuck_wait(sk, old) ? take_stack() : 0;
+}
+
+/* A function of its own: its variables leave no room for a walk on the BPF stack. */
+static __noinline void transit(struct sock *sk, int old, int new, __u64 stack)
 {
 	struct transition t = {.old_state = old, .new_state = new};
 	struct record *rec;
@@ -186,6 +221,9 @@ static __always_inline void transit(struct sock *sk, int old, int new)
 	rec = new == TCP_CLOSE ? record_get(sk) : record_create(sk);
 	if (rec) {
 		advance(rec, sk, old, new);
+		if (stack)
+			rec->stacks[new == TCP_SYN_SENT ? STACK_OPEN
+							: STACK_CLOSE] = stack;
 		if (rec->flags & RECORD_UNBORN)
 			send_birth(rec, sk);
 		fill_transition(&t, rec, sk);
@@ -219,7 +257,7 @@ static __always_inline int on_state(struct sock *sk, int old, int new)
 	last->new_state = new;
 	/* An interrupt must find this done. */
 	barrier();
-	transit(sk, old, new);
+	transit(sk, old, new, transition_stack(sk, old, new));
 	return 0;
 }
 
@@ -240,7 +278,7 @@ static __always_inline int on_state_refused(struct sock *sk, int old, int new)
 	if (rec && rec->state == new)
 		return 0;
 	count(COUNTER_NESTED);
-	transit(sk, old, new);
+	transit(sk, old, new, 0);
 	return 0;
 }
 

@@ -19,10 +19,17 @@
 #include "ring.h"
 #include "record.h"
 #include "filter.h"
+#include "walk.h"
+#include "hotspot.h"
+#include "python.h"
+#include "unwind.h"
+#include "stack.h"
+#include "life.h"
 #include "state.h"
 #include "accept.h"
 #include "io.h"
 #include "snapshot.h"
+#include "threads.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -30,6 +37,11 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 const struct transition *unused_transition __attribute__((unused));
 const struct socket_row *unused_socket_row __attribute__((unused));
 const struct holder_row *unused_holder_row __attribute__((unused));
+const struct stack *unused_stack __attribute__((unused));
+const struct raw_stack *unused_raw_stack __attribute__((unused));
+const struct life *unused_life __attribute__((unused));
+const struct mapping_row *unused_mapping_row __attribute__((unused));
+const enum unwinding *unused_unwinding __attribute__((unused));
 const struct flow *unused_flow __attribute__((unused));
 const enum counter *unused_counter __attribute__((unused));
 const enum evidence *unused_evidence __attribute__((unused));
@@ -132,6 +144,36 @@ int dump_files(struct bpf_iter__task_file *ctx)
 	struct file *file = ctx->file;
 
 	return file ? on_file_row(ctx->meta->seq, ctx->task, ctx->fd, file) : 0;
+}
+
+/* Sleepable: memory that is not resident is waited for. */
+SEC("iter.s/task")
+int dump_threads(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+
+	return task ? on_thread(ctx->meta->seq, task) : 0;
+}
+
+SEC("iter/task_vma")
+int dump_mappings(struct bpf_iter__task_vma *ctx)
+{
+	struct vm_area_struct *vma = ctx->vma;
+	struct task_struct *task = ctx->task;
+
+	return task && vma ? on_mapping(ctx->meta->seq, task, vma) : 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(process_exec, struct task_struct *task)
+{
+	return on_exec(task);
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(process_exit, struct task_struct *task)
+{
+	return on_exit(task);
 }
 
 /* Both clocks in one moment: ticks per second follow from it. */

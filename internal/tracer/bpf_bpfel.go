@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type bpfAcceptor struct {
+	_     structs.HostLayout
+	Task  bpfTask
+	Stack uint64
+}
+
 type bpfBound uint32
 
 const (
@@ -21,15 +27,35 @@ const (
 	bpfBoundBOUND_AT_LEAST bpfBound = 2
 )
 
+type bpfBudget struct {
+	_       structs.HostLayout
+	Second  uint64
+	Limited uint64
+	Epoch   uint64
+	Taken   uint32
+	Raw     uint32
+}
+
+type bpfCodeHeap struct {
+	_      structs.HostLayout
+	Low    uint64
+	High   uint64
+	Segmap uint64
+}
+
 type bpfCounter uint32
 
 const (
-	bpfCounterCOUNTER_MADE          bpfCounter = 0
-	bpfCounterCOUNTER_LOST          bpfCounter = 1
-	bpfCounterCOUNTER_FILTERED      bpfCounter = 2
-	bpfCounterCOUNTER_RECORD_FAILED bpfCounter = 3
-	bpfCounterCOUNTER_NESTED        bpfCounter = 4
-	bpfCounterCOUNTER_MAX           bpfCounter = 5
+	bpfCounterCOUNTER_MADE           bpfCounter = 0
+	bpfCounterCOUNTER_LOST           bpfCounter = 1
+	bpfCounterCOUNTER_FILTERED       bpfCounter = 2
+	bpfCounterCOUNTER_RECORD_FAILED  bpfCounter = 3
+	bpfCounterCOUNTER_NESTED         bpfCounter = 4
+	bpfCounterCOUNTER_STACKS         bpfCounter = 5
+	bpfCounterCOUNTER_STACKS_LIMITED bpfCounter = 6
+	bpfCounterCOUNTER_STACKS_BUSY    bpfCounter = 7
+	bpfCounterCOUNTER_STACKS_LOST    bpfCounter = 8
+	bpfCounterCOUNTER_MAX            bpfCounter = 9
 )
 
 type bpfDirection uint32
@@ -53,6 +79,14 @@ const (
 	bpfEvidenceEVIDENCE_SCAN    bpfEvidence = 7
 )
 
+type bpfFileKey struct {
+	_     structs.HostLayout
+	Ino   uint64
+	Ctime uint64
+	Dev   uint32
+	Pad   uint32
+}
+
 type bpfFilter struct {
 	_         structs.HostLayout
 	States    uint32
@@ -72,6 +106,12 @@ type bpfFlow struct {
 	Netns uint32
 	Lport uint16
 	Rport uint16
+}
+
+type bpfFrame struct {
+	_     structs.HostLayout
+	Where uint64
+	Aux   uint64
 }
 
 type bpfHandled struct {
@@ -96,9 +136,55 @@ type bpfHolderRow struct {
 	Pad      [5]uint8
 }
 
+type bpfLife struct {
+	_    structs.HostLayout
+	Kind uint32
+	Tgid uint32
+}
+
+type bpfMapping struct {
+	_      structs.HostLayout
+	Start  uint64
+	End    uint64
+	Offset uint64
+	Key    bpfFileKey
+}
+
+type bpfMappingRow struct {
+	_       structs.HostLayout
+	Mapping bpfMapping
+	Tgid    uint32
+	Pad     uint32
+}
+
+type bpfMemo struct {
+	_     structs.HostLayout
+	Pc    uint64
+	Where uint64
+	Until uint64
+	Epoch uint64
+	Rule  uint32
+	Pad   uint32
+}
+
 type bpfPortBitmap struct {
 	_    structs.HostLayout
 	Word [1024]uint64
+}
+
+type bpfRawStack struct {
+	_       structs.HostLayout
+	Kind    uint32
+	Len     uint32
+	At      uint64
+	Id      uint64
+	Missing bpfMapping
+	Task    bpfTask
+	Reason  uint8
+	Flags   uint8
+	Pad     [6]uint8
+	Regs    [16]uint64
+	Memory  [32768]uint8
 }
 
 type bpfRecord struct {
@@ -108,15 +194,56 @@ type bpfRecord struct {
 	Earliest  uint64
 	EofAt     uint64
 	SentAtFin uint64
+	Stacks    [4]uint64
 	Flow      bpfFlow
 	Owner     bpfTask
 	EofTask   bpfTask
+	User      uint32
 	State     uint8
 	Bound     uint8
 	Direction uint8
 	Evidence  uint8
 	Flags     uint8
-	Pad       [3]uint8
+	Pad       [7]uint8
+}
+
+type bpfRule struct {
+	_        structs.HostLayout
+	Flags    uint8
+	Base     uint8
+	Aux      uint8
+	Pad      uint8
+	Param    int32
+	AuxParam int32
+}
+
+type bpfRuntime struct {
+	_                structs.HostLayout
+	Python           uint64
+	Heaps            [4]bpfCodeHeap
+	InterpreterLow   uint64
+	InterpreterHigh  uint64
+	InterpretersHead uint32
+	ThreadsHead      uint32
+	ThreadNext       uint32
+	ThreadId         uint32
+	Cframe           uint32
+	CurrentFrame     uint32
+	FramePrevious    uint32
+	FrameCode        uint32
+	FrameInstruction uint32
+	FrameEntry       uint32
+	SegmentLog2      uint32
+	BlockHeader      uint32
+	BlobFrameSize    uint32
+	EntryMask        uint8
+	EntryValue       uint8
+	NoCframe         uint8
+	Hotspot          uint8
+	V8               uint8
+	Trampoline       uint8
+	Go               uint8
+	Pad              [5]uint8
 }
 
 type bpfSocketRow struct {
@@ -134,6 +261,7 @@ type bpfSocketRow struct {
 	LastSend     uint64
 	LastAck      uint64
 	Parent       uint64
+	Stacks       [4]uint64
 	Flow         bpfFlow
 	Owner        bpfTask
 	EofTask      bpfTask
@@ -147,6 +275,21 @@ type bpfSocketRow struct {
 	Evidence     uint8
 	Shutdown     uint8
 	Pad          [5]uint8
+}
+
+type bpfStack struct {
+	_       structs.HostLayout
+	Kind    uint32
+	N       uint32
+	At      uint64
+	Id      uint64
+	Missing bpfMapping
+	Task    bpfTask
+	Quality uint8
+	Reason  uint8
+	Flags   uint8
+	Pad     [5]uint8
+	Frames  [128]bpfFrame
 }
 
 type bpfTask struct {
@@ -176,10 +319,13 @@ const (
 
 type bpfTransition struct {
 	_         structs.HostLayout
+	Kind      uint32
+	Pad       uint32
 	At        uint64
 	Cookie    uint64
 	InState   uint64
 	Cgroup    uint64
+	Stacks    [4]uint64
 	Flow      bpfFlow
 	Owner     bpfTask
 	Protocol  uint16
@@ -191,23 +337,64 @@ type bpfTransition struct {
 	Flags     uint8
 }
 
+type bpfUnwinding uint32
+
+const (
+	bpfUnwindingUNWINDER_NONE   bpfUnwinding = 0
+	bpfUnwindingUNWINDER_TABLES bpfUnwinding = 1
+	bpfUnwindingUNWINDER_RAW    bpfUnwinding = 2
+	bpfUnwindingUNWINDER_FP     bpfUnwinding = 3
+)
+
+type bpfWalk struct {
+	_        structs.HostLayout
+	Reg      [16]uint64
+	Memory   [17]uint64
+	Map      bpfMapping
+	Hash     uint64
+	Aux      uint64
+	Now      uint64
+	Epoch    uint64
+	Busy     uint64
+	Tgid     uint32
+	Object   uint32
+	Kind     uint32
+	Returned uint8
+	Done     uint8
+	Switches uint8
+	HasV8    uint8
+	Out      bpfStack
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	bpfMapAccepted         = "accepted"
+	bpfMapBudgets          = "budgets"
 	bpfMapCounters         = "counters"
 	bpfMapLatest           = "latest"
 	bpfMapLports           = "lports"
+	bpfMapMemos            = "memos"
 	bpfMapPids             = "pids"
 	bpfMapRecords          = "records"
 	bpfMapRing             = "ring"
 	bpfMapRports           = "rports"
+	bpfMapRules            = "rules"
+	bpfMapRuntimes         = "runtimes"
+	bpfMapSeen             = "seen"
+	bpfMapTables           = "tables"
+	bpfMapThreadRow        = "thread_row"
+	bpfMapWalks            = "walks"
 	bpfProgAccept2         = "accept_2"
 	bpfProgAccept4         = "accept_4"
 	bpfProgAcceptExit      = "accept_exit"
 	bpfProgDumpFiles       = "dump_files"
+	bpfProgDumpMappings    = "dump_mappings"
 	bpfProgDumpTcp         = "dump_tcp"
+	bpfProgDumpThreads     = "dump_threads"
+	bpfProgProcessExec     = "process_exec"
+	bpfProgProcessExit     = "process_exit"
 	bpfProgReadClocks      = "read_clocks"
 	bpfProgRecv            = "recv"
 	bpfProgRecv5           = "recv_5"
@@ -217,6 +404,8 @@ const (
 	bpfProgState           = "state"
 	bpfProgStateRefused    = "state_refused"
 	bpfProgTimeWait        = "time_wait"
+	bpfVarAllCloses        = "all_closes"
+	bpfVarChosenTgid       = "chosen_tgid"
 	bpfVarClockJiffies     = "clock_jiffies"
 	bpfVarClockKtime       = "clock_ktime"
 	bpfVarFilter           = "filter"
@@ -226,15 +415,23 @@ const (
 	bpfVarSnapshotImport   = "snapshot_import"
 	bpfVarSnapshotMet      = "snapshot_met"
 	bpfVarSnapshotStates   = "snapshot_states"
+	bpfVarStacksPerS       = "stacks_per_s"
+	bpfVarStuckAfter       = "stuck_after"
 	bpfVarUnusedBound      = "unused_bound"
 	bpfVarUnusedCounter    = "unused_counter"
 	bpfVarUnusedDirection  = "unused_direction"
 	bpfVarUnusedEvidence   = "unused_evidence"
 	bpfVarUnusedFlow       = "unused_flow"
 	bpfVarUnusedHolderRow  = "unused_holder_row"
+	bpfVarUnusedLife       = "unused_life"
+	bpfVarUnusedMappingRow = "unused_mapping_row"
+	bpfVarUnusedRawStack   = "unused_raw_stack"
 	bpfVarUnusedSocketRow  = "unused_socket_row"
+	bpfVarUnusedStack      = "unused_stack"
 	bpfVarUnusedTcpState   = "unused_tcp_state"
 	bpfVarUnusedTransition = "unused_transition"
+	bpfVarUnusedUnwinding  = "unused_unwinding"
+	bpfVarUnwinder         = "unwinder"
 	bpfVarWakeBytes        = "wake_bytes"
 	bpfVarWatchEof         = "watch_eof"
 )
@@ -285,7 +482,11 @@ type bpfProgramSpecs struct {
 	Accept4      *ebpf.ProgramSpec `ebpf:"accept_4"`
 	AcceptExit   *ebpf.ProgramSpec `ebpf:"accept_exit"`
 	DumpFiles    *ebpf.ProgramSpec `ebpf:"dump_files"`
+	DumpMappings *ebpf.ProgramSpec `ebpf:"dump_mappings"`
 	DumpTcp      *ebpf.ProgramSpec `ebpf:"dump_tcp"`
+	DumpThreads  *ebpf.ProgramSpec `ebpf:"dump_threads"`
+	ProcessExec  *ebpf.ProgramSpec `ebpf:"process_exec"`
+	ProcessExit  *ebpf.ProgramSpec `ebpf:"process_exit"`
 	ReadClocks   *ebpf.ProgramSpec `ebpf:"read_clocks"`
 	Recv         *ebpf.ProgramSpec `ebpf:"recv"`
 	Recv5        *ebpf.ProgramSpec `ebpf:"recv_5"`
@@ -301,20 +502,30 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Accepted *ebpf.MapSpec `ebpf:"accepted"`
-	Counters *ebpf.MapSpec `ebpf:"counters"`
-	Latest   *ebpf.MapSpec `ebpf:"latest"`
-	Lports   *ebpf.MapSpec `ebpf:"lports"`
-	Pids     *ebpf.MapSpec `ebpf:"pids"`
-	Records  *ebpf.MapSpec `ebpf:"records"`
-	Ring     *ebpf.MapSpec `ebpf:"ring"`
-	Rports   *ebpf.MapSpec `ebpf:"rports"`
+	Accepted  *ebpf.MapSpec `ebpf:"accepted"`
+	Budgets   *ebpf.MapSpec `ebpf:"budgets"`
+	Counters  *ebpf.MapSpec `ebpf:"counters"`
+	Latest    *ebpf.MapSpec `ebpf:"latest"`
+	Lports    *ebpf.MapSpec `ebpf:"lports"`
+	Memos     *ebpf.MapSpec `ebpf:"memos"`
+	Pids      *ebpf.MapSpec `ebpf:"pids"`
+	Records   *ebpf.MapSpec `ebpf:"records"`
+	Ring      *ebpf.MapSpec `ebpf:"ring"`
+	Rports    *ebpf.MapSpec `ebpf:"rports"`
+	Rules     *ebpf.MapSpec `ebpf:"rules"`
+	Runtimes  *ebpf.MapSpec `ebpf:"runtimes"`
+	Seen      *ebpf.MapSpec `ebpf:"seen"`
+	Tables    *ebpf.MapSpec `ebpf:"tables"`
+	ThreadRow *ebpf.MapSpec `ebpf:"thread_row"`
+	Walks     *ebpf.MapSpec `ebpf:"walks"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	AllCloses        *ebpf.VariableSpec `ebpf:"all_closes"`
+	ChosenTgid       *ebpf.VariableSpec `ebpf:"chosen_tgid"`
 	ClockJiffies     *ebpf.VariableSpec `ebpf:"clock_jiffies"`
 	ClockKtime       *ebpf.VariableSpec `ebpf:"clock_ktime"`
 	Filter           *ebpf.VariableSpec `ebpf:"filter"`
@@ -324,15 +535,23 @@ type bpfVariableSpecs struct {
 	SnapshotImport   *ebpf.VariableSpec `ebpf:"snapshot_import"`
 	SnapshotMet      *ebpf.VariableSpec `ebpf:"snapshot_met"`
 	SnapshotStates   *ebpf.VariableSpec `ebpf:"snapshot_states"`
+	StacksPerS       *ebpf.VariableSpec `ebpf:"stacks_per_s"`
+	StuckAfter       *ebpf.VariableSpec `ebpf:"stuck_after"`
 	UnusedBound      *ebpf.VariableSpec `ebpf:"unused_bound"`
 	UnusedCounter    *ebpf.VariableSpec `ebpf:"unused_counter"`
 	UnusedDirection  *ebpf.VariableSpec `ebpf:"unused_direction"`
 	UnusedEvidence   *ebpf.VariableSpec `ebpf:"unused_evidence"`
 	UnusedFlow       *ebpf.VariableSpec `ebpf:"unused_flow"`
 	UnusedHolderRow  *ebpf.VariableSpec `ebpf:"unused_holder_row"`
+	UnusedLife       *ebpf.VariableSpec `ebpf:"unused_life"`
+	UnusedMappingRow *ebpf.VariableSpec `ebpf:"unused_mapping_row"`
+	UnusedRawStack   *ebpf.VariableSpec `ebpf:"unused_raw_stack"`
 	UnusedSocketRow  *ebpf.VariableSpec `ebpf:"unused_socket_row"`
+	UnusedStack      *ebpf.VariableSpec `ebpf:"unused_stack"`
 	UnusedTcpState   *ebpf.VariableSpec `ebpf:"unused_tcp_state"`
 	UnusedTransition *ebpf.VariableSpec `ebpf:"unused_transition"`
+	UnusedUnwinding  *ebpf.VariableSpec `ebpf:"unused_unwinding"`
+	Unwinder         *ebpf.VariableSpec `ebpf:"unwinder"`
 	WakeBytes        *ebpf.VariableSpec `ebpf:"wake_bytes"`
 	WatchEof         *ebpf.VariableSpec `ebpf:"watch_eof"`
 }
@@ -357,26 +576,42 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Accepted *ebpf.Map `ebpf:"accepted"`
-	Counters *ebpf.Map `ebpf:"counters"`
-	Latest   *ebpf.Map `ebpf:"latest"`
-	Lports   *ebpf.Map `ebpf:"lports"`
-	Pids     *ebpf.Map `ebpf:"pids"`
-	Records  *ebpf.Map `ebpf:"records"`
-	Ring     *ebpf.Map `ebpf:"ring"`
-	Rports   *ebpf.Map `ebpf:"rports"`
+	Accepted  *ebpf.Map `ebpf:"accepted"`
+	Budgets   *ebpf.Map `ebpf:"budgets"`
+	Counters  *ebpf.Map `ebpf:"counters"`
+	Latest    *ebpf.Map `ebpf:"latest"`
+	Lports    *ebpf.Map `ebpf:"lports"`
+	Memos     *ebpf.Map `ebpf:"memos"`
+	Pids      *ebpf.Map `ebpf:"pids"`
+	Records   *ebpf.Map `ebpf:"records"`
+	Ring      *ebpf.Map `ebpf:"ring"`
+	Rports    *ebpf.Map `ebpf:"rports"`
+	Rules     *ebpf.Map `ebpf:"rules"`
+	Runtimes  *ebpf.Map `ebpf:"runtimes"`
+	Seen      *ebpf.Map `ebpf:"seen"`
+	Tables    *ebpf.Map `ebpf:"tables"`
+	ThreadRow *ebpf.Map `ebpf:"thread_row"`
+	Walks     *ebpf.Map `ebpf:"walks"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.Accepted,
+		m.Budgets,
 		m.Counters,
 		m.Latest,
 		m.Lports,
+		m.Memos,
 		m.Pids,
 		m.Records,
 		m.Ring,
 		m.Rports,
+		m.Rules,
+		m.Runtimes,
+		m.Seen,
+		m.Tables,
+		m.ThreadRow,
+		m.Walks,
 	)
 }
 
@@ -384,6 +619,8 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	AllCloses        *ebpf.Variable `ebpf:"all_closes"`
+	ChosenTgid       *ebpf.Variable `ebpf:"chosen_tgid"`
 	ClockJiffies     *ebpf.Variable `ebpf:"clock_jiffies"`
 	ClockKtime       *ebpf.Variable `ebpf:"clock_ktime"`
 	Filter           *ebpf.Variable `ebpf:"filter"`
@@ -393,15 +630,23 @@ type bpfVariables struct {
 	SnapshotImport   *ebpf.Variable `ebpf:"snapshot_import"`
 	SnapshotMet      *ebpf.Variable `ebpf:"snapshot_met"`
 	SnapshotStates   *ebpf.Variable `ebpf:"snapshot_states"`
+	StacksPerS       *ebpf.Variable `ebpf:"stacks_per_s"`
+	StuckAfter       *ebpf.Variable `ebpf:"stuck_after"`
 	UnusedBound      *ebpf.Variable `ebpf:"unused_bound"`
 	UnusedCounter    *ebpf.Variable `ebpf:"unused_counter"`
 	UnusedDirection  *ebpf.Variable `ebpf:"unused_direction"`
 	UnusedEvidence   *ebpf.Variable `ebpf:"unused_evidence"`
 	UnusedFlow       *ebpf.Variable `ebpf:"unused_flow"`
 	UnusedHolderRow  *ebpf.Variable `ebpf:"unused_holder_row"`
+	UnusedLife       *ebpf.Variable `ebpf:"unused_life"`
+	UnusedMappingRow *ebpf.Variable `ebpf:"unused_mapping_row"`
+	UnusedRawStack   *ebpf.Variable `ebpf:"unused_raw_stack"`
 	UnusedSocketRow  *ebpf.Variable `ebpf:"unused_socket_row"`
+	UnusedStack      *ebpf.Variable `ebpf:"unused_stack"`
 	UnusedTcpState   *ebpf.Variable `ebpf:"unused_tcp_state"`
 	UnusedTransition *ebpf.Variable `ebpf:"unused_transition"`
+	UnusedUnwinding  *ebpf.Variable `ebpf:"unused_unwinding"`
+	Unwinder         *ebpf.Variable `ebpf:"unwinder"`
 	WakeBytes        *ebpf.Variable `ebpf:"wake_bytes"`
 	WatchEof         *ebpf.Variable `ebpf:"watch_eof"`
 }
@@ -414,7 +659,11 @@ type bpfPrograms struct {
 	Accept4      *ebpf.Program `ebpf:"accept_4"`
 	AcceptExit   *ebpf.Program `ebpf:"accept_exit"`
 	DumpFiles    *ebpf.Program `ebpf:"dump_files"`
+	DumpMappings *ebpf.Program `ebpf:"dump_mappings"`
 	DumpTcp      *ebpf.Program `ebpf:"dump_tcp"`
+	DumpThreads  *ebpf.Program `ebpf:"dump_threads"`
+	ProcessExec  *ebpf.Program `ebpf:"process_exec"`
+	ProcessExit  *ebpf.Program `ebpf:"process_exit"`
 	ReadClocks   *ebpf.Program `ebpf:"read_clocks"`
 	Recv         *ebpf.Program `ebpf:"recv"`
 	Recv5        *ebpf.Program `ebpf:"recv_5"`
@@ -432,7 +681,11 @@ func (p *bpfPrograms) Close() error {
 		p.Accept4,
 		p.AcceptExit,
 		p.DumpFiles,
+		p.DumpMappings,
 		p.DumpTcp,
+		p.DumpThreads,
+		p.ProcessExec,
+		p.ProcessExit,
 		p.ReadClocks,
 		p.Recv,
 		p.Recv5,

@@ -23,6 +23,8 @@ type Config struct {
 	// Without names kinds of hooks not to use ("fexit", "fentry"), as if the kernel
 	// refused them.
 	Without []string
+	// Stacks chooses which user stacks are taken.
+	Stacks StackConfig
 	// Proc is where procfs is mounted, "" is /proc.
 	Proc string
 }

@@ -55,6 +55,7 @@ func decodeTransition(raw []byte, to *event.Transition) error {
 		Owner:     taskOf(&c.Owner),
 		Evidence:  event.Evidence(c.Evidence),
 		Cgroup:    c.Cgroup,
+		Stacks:    stacksOf(&c.Stacks),
 		Inferred:  c.Flags&transitionInferred != 0,
 		Subflow:   c.Flags&transitionSubflow != 0,
 	}
@@ -137,6 +138,7 @@ func decodeSocket(c *bpfSocketRow, s *event.Socket) {
 	s.Shutdown = c.Shutdown
 	s.Subflow = c.Flags&socketSubflow != 0
 	s.Parent = event.Cookie(c.Parent)
+	s.Stacks = stacksOf(&c.Stacks)
 	s.Owner = taskOf(&c.Owner)
 	s.Evidence = event.Evidence(c.Evidence)
 	s.Direction = event.Direction(c.Direction)
@@ -219,6 +221,10 @@ func flowOf(c *bpfFlow, protocol uint16) event.Flow {
 		Netns:    c.Netns,
 		Protocol: event.Protocol(protocol),
 	}
+}
+
+func stacksOf(c *[event.StackSlots]uint64) event.Stacks {
+	return *(*event.Stacks)(unsafe.Pointer(c))
 }
 
 func taskOf(c *bpfTask) event.Task {

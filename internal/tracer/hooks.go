@@ -24,6 +24,10 @@ const (
 	factTimeWait    = "time_wait"
 	factTransitions = "transitions"
 	factNested      = "nested_transitions"
+	factMappings    = "mappings"
+	factThreads     = "threads"
+	factExec        = "exec"
+	factExit        = "exit"
 )
 
 // hook is one way of learning one fact.
@@ -40,8 +44,10 @@ type hook struct {
 	live bool
 	// optIn names the option that must ask for it; it costs everybody something.
 	optIn string
-	// unless names a fact that makes this one unnecessary.
+	// unless names a fact that makes this one unnecessary; stacks need it all the same.
 	unless string
+	// stacks: needed only where stacks are taken.
+	stacks bool
 }
 
 // The kinds of hooks.
@@ -68,6 +74,10 @@ var table = []hook{
 	{fact: factWrite, program: "send_3", kind: kindFexit, targets: []string{"tcp_sendmsg"}, params: 3, live: true, unless: factAccept},
 	{fact: factTimeWait, program: "time_wait", kind: kindFentry, targets: []string{"tcp_time_wait"}, live: true},
 	{fact: factTransitions, program: "state", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
+	{fact: factMappings, program: "dump_mappings", kind: kindIter, targets: []string{"task_vma"}, live: true, stacks: true},
+	{fact: factThreads, program: "dump_threads", kind: kindIter, targets: []string{"task"}, live: true, stacks: true},
+	{fact: factExec, program: "process_exec", kind: kindTpBTF, targets: []string{"sched_process_exec"}, live: true, stacks: true},
+	{fact: factExit, program: "process_exit", kind: kindTpBTF, targets: []string{"sched_process_exit"}, live: true, stacks: true},
 	// After the other: it must find out whether that one ran.
 	{fact: factNested, program: "state_refused", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
 }
@@ -82,6 +92,10 @@ var without = map[string]string{
 	factTimeWait:    "inferred from the transition that ends the full socket",
 	factTransitions: "cannot watch",
 	factNested:      "cannot watch",
+	factMappings:    "no unwind tables: stacks by frame pointers",
+	factThreads:     "nobody can say where the threads of a process stand",
+	factExec:        "the first stacks after an exec may be truncated",
+	factExit:        "what is known of a process is kept until it is the oldest",
 }
 
 // HookFact is one fact of the hook table: the ways to learn it, best first, and what is

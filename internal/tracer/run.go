@@ -2,6 +2,7 @@ package tracer
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -45,25 +46,33 @@ func (t *Tracer) Drain(emit func(*event.Transition) error) error {
 	if t.reader == nil {
 		return errSnapshotOnly
 	}
-	return t.read(time.Unix(1, 0), t.reader.AvailableBytes()/recordBytes+1, emit)
+	return t.read(time.Unix(1, 0), t.reader.AvailableBytes(), emit)
+}
+
+// kindOf reads enum ring_kind; what is too short counts as a transition and is dropped.
+func kindOf(raw []byte) uint32 {
+	if len(raw) < 8 {
+		return ringTransition
+	}
+	return binary.NativeEndian.Uint32(raw)
 }
 
 const (
-	// maxBatch bounds the work between two calls of idle.
-	maxBatch = 4096
-	// recordBytes is what a transition takes in the ring, its header included.
-	recordBytes = (transitionSize + 8 + 7) &^ 7
+	// maxBatch bounds the work between two calls of idle: bytes of the ring.
+	maxBatch = 512 << 10
+	// ringHeader is what the kernel puts before a record.
+	ringHeader = 8
 )
 
 var errSnapshotOnly = errors.New("read transitions: the tracer was opened for snapshots only")
 
 // read waits for the deadline, or for the ring to fill up, then reads until the ring is
-// empty or limit transitions were handed over.
-func (t *Tracer) read(deadline time.Time, limit int, emit func(*event.Transition) error) error {
+// empty or left bytes of it were handed over.
+func (t *Tracer) read(deadline time.Time, left int, emit func(*event.Transition) error) error {
 	var rec ringbuf.Record
 	var tr event.Transition
 	t.reader.SetDeadline(deadline)
-	for range limit {
+	for left >= 0 {
 		err := t.reader.ReadInto(&rec)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -72,6 +81,14 @@ func (t *Tracer) read(deadline time.Time, limit int, emit func(*event.Transition
 			return ErrClosed
 		case err != nil:
 			return fmt.Errorf("read ring: %w", err)
+		}
+		left -= ringHeader + len(rec.RawSample)
+		if kind := kindOf(rec.RawSample); kind != ringTransition {
+			// A stack that cannot be read is missing, nothing else.
+			if t.takeStack(kind, rec.RawSample) != nil {
+				t.stacksDropped.Add(1)
+			}
+			continue
 		}
 		if err := decodeTransition(rec.RawSample, &tr); err != nil {
 			t.dropped.Add(1)

@@ -23,6 +23,10 @@ type Stats struct {
 	// are those that nothing made up for. RefusedOthers are refused runs of other
 	// programs: evidence of an owner or of EOF that is missing.
 	Nested, Refused, RefusedOthers uint64
+	// Stacks were taken. Not taken were those beyond a process's share (StacksLimited)
+	// and those in the middle of another (StacksBusy). StacksLost were taken, but their
+	// frames did not arrive.
+	Stacks, StacksLimited, StacksBusy, StacksLost uint64
 }
 
 // Loss is the part of Stats that users are told of.
@@ -34,11 +38,15 @@ func (s Stats) Loss() event.Loss {
 func (t *Tracer) Stats() (Stats, error) {
 	s := Stats{Received: t.received.Load(), Dropped: t.dropped.Load()}
 	for counter, to := range map[bpfCounter]*uint64{
-		bpfCounterCOUNTER_MADE:          &s.Made,
-		bpfCounterCOUNTER_LOST:          &s.Lost,
-		bpfCounterCOUNTER_FILTERED:      &s.Filtered,
-		bpfCounterCOUNTER_RECORD_FAILED: &s.RecordFailed,
-		bpfCounterCOUNTER_NESTED:        &s.Nested,
+		bpfCounterCOUNTER_MADE:           &s.Made,
+		bpfCounterCOUNTER_LOST:           &s.Lost,
+		bpfCounterCOUNTER_FILTERED:       &s.Filtered,
+		bpfCounterCOUNTER_RECORD_FAILED:  &s.RecordFailed,
+		bpfCounterCOUNTER_NESTED:         &s.Nested,
+		bpfCounterCOUNTER_STACKS:         &s.Stacks,
+		bpfCounterCOUNTER_STACKS_LIMITED: &s.StacksLimited,
+		bpfCounterCOUNTER_STACKS_BUSY:    &s.StacksBusy,
+		bpfCounterCOUNTER_STACKS_LOST:    &s.StacksLost,
 	} {
 		var perCPU []uint64
 		if err := t.maps.Maps["counters"].Lookup(uint32(counter), &perCPU); err != nil {
@@ -48,6 +56,7 @@ func (t *Tracer) Stats() (Stats, error) {
 			*to += n
 		}
 	}
+	s.StacksLost += t.stacksDropped.Load()
 	for _, coll := range t.progs {
 		for name, prog := range coll.Programs {
 			// Kernels before 5.12 do not count.

@@ -29,8 +29,11 @@ type Tracer struct {
 	iters  map[string]*link.Iter
 	reader *ringbuf.Reader
 
+	unwinder    Unwinder
+	unwinderWhy string
+
 	// received counts records decoded, dropped those that could not be.
-	received, dropped atomic.Uint64
+	received, dropped, stacksDropped atomic.Uint64
 
 	// snapshots run one at a time: they share variables in the kernel.
 	snapshotMu sync.Mutex
@@ -58,11 +61,17 @@ func Open(cfg Config) (_ *Tracer, err error) {
 			err = errors.Join(err, t.Close())
 		}
 	}()
+	kernel := btf.NewCache()
+	types, err := kernel.Kernel()
+	if err != nil {
+		return nil, &CannotRunError{Cause: "cannot read the kernel's BTF", Cure: cureBTF, Err: err}
+	}
+	t.chooseUnwinder(types)
 	spec, err := t.load()
 	if err != nil {
 		return nil, err
 	}
-	if err := t.attachAll(spec); err != nil {
+	if err := t.attachAll(&loader{spec: spec, kernel: kernel, types: types}); err != nil {
 		return nil, err
 	}
 	if !cfg.Live {
@@ -73,6 +82,17 @@ func Open(cfg Config) (_ *Tracer, err error) {
 		return nil, fmt.Errorf("open ring: %w", err)
 	}
 	return t, t.importBaseline()
+}
+
+func (t *Tracer) chooseUnwinder(types *btf.Spec) {
+	switch c := &t.cfg.Stacks; {
+	case !t.cfg.Live || c.Sink == nil:
+		t.unwinder, t.unwinderWhy = UnwindNone, "not asked for"
+	case c.Unwinder != "":
+		t.unwinder, t.unwinderWhy = c.Unwinder, "chosen by configuration"
+	default:
+		t.unwinder, t.unwinderWhy = bestUnwinder(types)
+	}
 }
 
 // load makes the maps every program shares.
@@ -88,6 +108,9 @@ func (t *Tracer) load() (*ebpf.CollectionSpec, error) {
 	if err := t.cfg.apply(spec, hz); err != nil {
 		return nil, err
 	}
+	if err := t.cfg.Stacks.apply(spec, t.unwinder); err != nil {
+		return nil, err
+	}
 	t.maps, err = ebpf.NewCollection(only(spec))
 	if err != nil {
 		return nil, cannotLoad(err)
@@ -96,18 +119,13 @@ func (t *Tracer) load() (*ebpf.CollectionSpec, error) {
 }
 
 // attachAll goes through the hook table: the first way that works gives the fact.
-func (t *Tracer) attachAll(spec *ebpf.CollectionSpec) error {
-	kernel := btf.NewCache()
-	types, err := kernel.Kernel()
-	if err != nil {
-		return &CannotRunError{Cause: "cannot read the kernel's BTF", Cure: cureBTF, Err: err}
-	}
+func (t *Tracer) attachAll(l *loader) error {
 	have := map[string]string{}
 	for _, h := range table {
-		if h.live && !t.cfg.Live {
+		if h.live && !t.cfg.Live || h.stacks && t.unwinder == UnwindNone {
 			continue
 		}
-		result := t.try(&loader{spec: spec, kernel: kernel, types: types}, h, have)
+		result := t.try(l, h, have)
 		t.hooks = append(t.hooks, result)
 		if result.attached {
 			have[h.fact] = result.target
@@ -137,7 +155,7 @@ func (t *Tracer) try(l *loader, h hook, have map[string]string) hookResult {
 	switch {
 	case have[h.fact] != "":
 		r.reason = fmt.Sprintf("not needed: %s gives it", have[h.fact])
-	case h.unless != "" && have[h.unless] != "":
+	case h.unless != "" && have[h.unless] != "" && t.unwinder == UnwindNone:
 		r.reason = fmt.Sprintf("not needed: %s tells the owner", have[h.unless])
 	case h.optIn != "" && !t.cfg.SyscallAccept:
 		r.reason = "off: it slows every system call; --syscall-accept turns it on"

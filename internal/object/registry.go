@@ -1,0 +1,140 @@
+package object
+
+import (
+	"container/list"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+)
+
+// maxObjects bounds the files kept open: a host with more different programs and
+// libraries under TCP sockets than that loses names of those used last the longest ago.
+const maxObjects = 2048
+
+// maxID is what fits into a frame: 19 bits.
+const maxID = 1<<19 - 1
+
+// Registry knows every file once. It is safe for concurrent use.
+type Registry struct {
+	proc string
+
+	mu     sync.Mutex
+	byKey  map[Key]*list.Element // of *Object
+	byID   map[event.ObjectID]*list.Element
+	used   *list.List // most recently used first
+	last   event.ObjectID
+	failed map[Key]error
+}
+
+// NewRegistry returns an empty one. proc is where procfs is mounted.
+func NewRegistry(proc string) *Registry {
+	return &Registry{
+		proc: proc, used: list.New(), failed: map[Key]error{},
+		byKey: map[Key]*list.Element{}, byID: map[event.ObjectID]*list.Element{},
+	}
+}
+
+// Get returns the object with that number, nil if it is not known any more.
+func (r *Registry) Get(id event.ObjectID) *Object {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.touch(r.byID[id])
+}
+
+func (r *Registry) touch(e *list.Element) *Object {
+	if e == nil {
+		return nil
+	}
+	r.used.MoveToFront(e)
+	return e.Value.(*Object)
+}
+
+// maxFailed bounds the memory of files that cannot be opened.
+const maxFailed = 4096
+
+// Open returns the object behind a mapping of a process, opening it if it is new. A file
+// that could not be opened is not tried again until it is mapped by somebody else: the
+// error is remembered, except when the process is gone.
+func (r *Registry) Open(pid uint32, vma *VMA) (*Object, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if o := r.touch(r.byKey[vma.Key]); o != nil {
+		return o, nil
+	}
+	if err := r.failed[vma.Key]; err != nil {
+		return nil, err
+	}
+	path := filepath.Join(r.proc, strconv.FormatUint(uint64(pid), 10), "map_files",
+		fmt.Sprintf("%x-%x", vma.Start, vma.End))
+	o, err := open(path)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) && len(r.failed) < maxFailed {
+			r.failed[vma.Key] = err
+		}
+		return nil, err
+	}
+	if r.last == maxID {
+		_ = o.File.Close()
+		return nil, errors.New("open mapped file: no numbers left; restart")
+	}
+	r.last++
+	o.ID, o.Key = r.last, vma.Key
+	e := r.used.PushFront(o)
+	r.byKey[o.Key], r.byID[o.ID] = e, e
+	r.shrink()
+	return o, nil
+}
+
+// open follows the kernel's own link, which needs no path and no mount namespace. What
+// is mapped as code is a regular file.
+func open(path string) (*Object, error) {
+	name, err := os.Readlink(path)
+	if err != nil {
+		return nil, fmt.Errorf("open mapped file: %w", err)
+	}
+	f, err := os.OpenFile(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open mapped file %s: %w", name, err)
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("open mapped file %s: not a regular file", name)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &Object{Path: strings.TrimSuffix(name, " (deleted)"), File: f}, nil
+}
+
+func (r *Registry) shrink() {
+	for r.used.Len() > maxObjects {
+		e := r.used.Back()
+		o := r.used.Remove(e).(*Object)
+		delete(r.byKey, o.Key)
+		delete(r.byID, o.ID)
+		_ = o.File.Close()
+	}
+}
+
+// Close closes every file.
+func (r *Registry) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for e := r.used.Front(); e != nil; e = e.Next() {
+		errs = append(errs, e.Value.(*Object).File.Close())
+	}
+	r.used.Init()
+	clear(r.byKey)
+	clear(r.byID)
+	return errors.Join(errs...)
+}
