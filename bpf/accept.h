@@ -14,7 +14,8 @@ static __always_inline int on_accept(struct sock *sk)
 		return 0;
 	rec->direction = DIRECTION_IN;
 	own(rec, EVIDENCE_ACCEPT);
-	rec->stacks[STACK_OPEN] = take_stack();
+	if (wants_stack(sk))
+		rec->stacks[STACK_OPEN] = take_stack();
 	return 0;
 }
 

@@ -318,6 +318,7 @@ struct raw_stack {
 	__u32 len;  /* bytes of memory[], from REG_SP on */
 	__u64 at;
 	__u64 id;
+	__u64 thread_pointer; /* of a thread that stands; x86 */
 	struct mapping missing;
 	struct task task;
 	__u8 reason; /* why the walk in the kernel was not enough */

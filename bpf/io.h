@@ -55,7 +55,7 @@ static __always_inline void note_user(struct record *rec)
 
 static __always_inline void note_user_of(struct sock *sk)
 {
-	struct record *rec = record_get(sk);
+	struct record *rec = wants_stack(sk) ? record_get(sk) : NULL;
 
 	if (rec)
 		note_user(rec);
@@ -72,13 +72,14 @@ static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 		return 0;
 	if (!rec->evidence && !current_is_kthread())
 		own(rec, EVIDENCE_READ);
-	if (unwinder && n > 0)
+	if (n > 0 && wants_stack(sk))
 		note_user(rec);
 	if (rec->eof_at || !told_eof(sk, n, flags))
 		return 0;
 	rec->eof_at = bpf_ktime_get_ns();
 	fill_task(&rec->eof_task, bpf_get_current_task_btf());
-	rec->stacks[STACK_EOF] = take_stack();
+	if (wants_stack(sk))
+		rec->stacks[STACK_EOF] = take_stack();
 	return 0;
 }
 
@@ -94,8 +95,7 @@ static __always_inline int on_recv(struct sock *sk, int n, int flags)
 		return 0;
 	if (own_by_io && first_read(sk, n))
 		own_if_unknown(sk, EVIDENCE_READ);
-	if (unwinder)
-		note_user_of(sk);
+	note_user_of(sk);
 	return 0;
 }
 
@@ -105,8 +105,7 @@ static __always_inline int on_send(struct sock *sk, int n)
 		return 0;
 	if (own_by_io && first_write(sk, n))
 		own_if_unknown(sk, EVIDENCE_WRITE);
-	if (unwinder)
-		note_user_of(sk);
+	note_user_of(sk);
 	return 0;
 }
 

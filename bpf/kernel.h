@@ -338,10 +338,8 @@ static __always_inline __u64 inode_of(struct sock *sk)
 }
 
 /* What pthread_self() gives, on x86. */
-static __always_inline __u64 thread_pointer(void)
+static __always_inline __u64 thread_pointer(struct task_struct *task)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-
 	return bpf_core_field_exists(task->thread.fsbase) ? task->thread.fsbase
 							  : 0;
 }

@@ -88,7 +88,7 @@ __noinline int walk_python(struct walk *w)
 	rt = bpf_map_lookup_elem(&runtimes, &w->tgid);
 	if (!rt || !rt->python)
 		return 0;
-	p.self = thread_pointer();
+	p.self = thread_pointer(bpf_get_current_task_btf());
 	p.thread_id = rt->thread_id;
 	p.thread_next = rt->thread_next;
 	if (!read_user(&at, 8, rt->python + rt->interpreters_head) || !at ||

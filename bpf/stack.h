@@ -143,6 +143,7 @@ __noinline int send_raw(struct walk *w, __u64 id)
 	raw->len = 0;
 	raw->at = w->now;
 	raw->id = id;
+	raw->thread_pointer = 0;
 	raw->missing = w->out.missing;
 	raw->task = w->out.task;
 	raw->reason = w->out.reason;
@@ -284,6 +285,19 @@ __noinline __u64 walk_and_send(struct walk *w)
 		mix(w, w->now);
 	id = w->hash | 1;
 	return send_stack(w, id) ? id : 0;
+}
+
+/* Stacks of what the user did not ask for are not taken. */
+static __always_inline bool wants_stack(struct sock *sk)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	if (!unwinder)
+		return false;
+	if (filter.netns &&
+	    sk->__sk_common.skc_net.net->ns.inum != filter.netns)
+		return false;
+	return wanted_pid(task->tgid);
 }
 
 /* The id of the stack of the current task, 0 if none could be taken. */

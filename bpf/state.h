@@ -198,7 +198,7 @@ static __always_inline bool ends_stuck_wait(struct sock *sk, int old)
 /* The stack of connect() or close(), 0 where the current task is somebody else. */
 static __always_inline __u64 transition_stack(struct sock *sk, int old, int new)
 {
-	if (!unwinder || !is_tcp(sk))
+	if (!is_tcp(sk) || !wants_stack(sk))
 		return 0;
 	if (new == TCP_SYN_SENT)
 		return take_stack();

@@ -54,6 +54,7 @@ static __always_inline int on_thread(struct seq_file *seq,
 	row->kind = RING_RAW_STACK;
 	row->at = bpf_ktime_get_ns();
 	fill_task(&row->task, task);
+	row->thread_pointer = thread_pointer(task);
 	copy_registers(row->regs, regs);
 	copy_thread(row, task);
 	bpf_seq_write(seq, row, sizeof(*row));

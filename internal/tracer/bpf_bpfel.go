@@ -173,18 +173,19 @@ type bpfPortBitmap struct {
 }
 
 type bpfRawStack struct {
-	_       structs.HostLayout
-	Kind    uint32
-	Len     uint32
-	At      uint64
-	Id      uint64
-	Missing bpfMapping
-	Task    bpfTask
-	Reason  uint8
-	Flags   uint8
-	Pad     [6]uint8
-	Regs    [16]uint64
-	Memory  [32768]uint8
+	_             structs.HostLayout
+	Kind          uint32
+	Len           uint32
+	At            uint64
+	Id            uint64
+	ThreadPointer uint64
+	Missing       bpfMapping
+	Task          bpfTask
+	Reason        uint8
+	Flags         uint8
+	Pad           [6]uint8
+	Regs          [16]uint64
+	Memory        [32768]uint8
 }
 
 type bpfRecord struct {

@@ -74,8 +74,8 @@ var table = []hook{
 	{fact: factWrite, program: "send_3", kind: kindFexit, targets: []string{"tcp_sendmsg"}, params: 3, live: true, unless: factAccept},
 	{fact: factTimeWait, program: "time_wait", kind: kindFentry, targets: []string{"tcp_time_wait"}, live: true},
 	{fact: factTransitions, program: "state", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
-	{fact: factMappings, program: "dump_mappings", kind: kindIter, targets: []string{"task_vma"}, live: true, stacks: true},
-	{fact: factThreads, program: "dump_threads", kind: kindIter, targets: []string{"task"}, live: true, stacks: true},
+	{fact: factMappings, program: "dump_mappings", kind: kindIter, targets: []string{"task_vma"}, stacks: true},
+	{fact: factThreads, program: "dump_threads", kind: kindIter, targets: []string{"task"}, stacks: true},
 	{fact: factExec, program: "process_exec", kind: kindTpBTF, targets: []string{"sched_process_exec"}, live: true, stacks: true},
 	{fact: factExit, program: "process_exit", kind: kindTpBTF, targets: []string{"sched_process_exit"}, live: true, stacks: true},
 	// After the other: it must find out whether that one ran.

@@ -64,10 +64,20 @@ func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Sna
 	return snap, nil
 }
 
-// importBaseline gives every socket that is there a record; its rows are of no interest.
+// Users returns the processes that held sockets when the watching began.
+func (t *Tracer) Users() map[uint32]bool { return t.users }
+
+// importBaseline gives every socket that is there a record.
 func (t *Tracer) importBaseline() error {
-	if _, err := t.Snapshot(context.Background(), SnapshotOptions{Holders: true}); err != nil {
+	snap, err := t.Snapshot(context.Background(), SnapshotOptions{Holders: true})
+	if err != nil {
 		return fmt.Errorf("import the sockets that are there: %w", err)
+	}
+	t.users = map[uint32]bool{}
+	for i := range snap.Holders {
+		if h := &snap.Holders[i]; t.wantsNetns(h.Flow.Netns) {
+			t.users[h.Pid] = true
+		}
 	}
 	return nil
 }

@@ -54,6 +54,8 @@ type RawStack struct {
 	Task   event.Task
 	Regs   Registers
 	Memory []byte // from the stack pointer on
+	// ThreadPointer is what pthread_self() gives in the thread; 0 unknown.
+	ThreadPointer uint64
 	// Reason is why the kernel side did not walk it.
 	Reason  event.UnwindReason
 	Missing object.VMA
@@ -451,7 +453,7 @@ func rawStackOf(c *bpfRawStack) RawStack {
 	n := min(int(c.Len), len(c.Memory))
 	return RawStack{
 		ID: event.StackID(c.Id), At: event.KTime(c.At), Task: taskOf(&c.Task),
-		Regs: Registers(c.Regs), Memory: append([]byte(nil), c.Memory[:n]...),
+		ThreadPointer: c.ThreadPointer, Regs: Registers(c.Regs), Memory: append([]byte(nil), c.Memory[:n]...),
 		Reason: event.UnwindReason(c.Reason), Missing: vmaOf(&c.Missing),
 		NewProcess: c.Flags&stackNewProcess != 0,
 	}

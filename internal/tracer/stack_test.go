@@ -1,11 +1,18 @@
 package tracer
 
 import (
+	"errors"
 	"net"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/object"
 	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
+	"github.com/tcpwaitd/tcpwaitd/internal/unwind"
 )
 
 // heard is a sink that keeps what it gets.
@@ -62,4 +69,95 @@ func TestStackOfConnect(t *testing.T) {
 			}
 		})
 	}
+}
+
+// teach gives the kernel side what it needs to walk this process.
+func teach(t *testing.T, tr *Tracer, reg *object.Registry) []object.Mapped {
+	t.Helper()
+	pid := uint32(os.Getpid())
+	all, err := tr.Mappings(t.Context(), pid)
+	if err != nil || len(all[pid]) == 0 {
+		t.Fatalf("mappings of this process: %v, %v", all, err)
+	}
+	rules := unwind.NewRules()
+	var maps []object.Mapped
+	for _, vma := range all[pid] {
+		m := object.Mapped{VMA: vma}
+		if vma.Key != (object.Key{}) {
+			m.Object, err = reg.Open(pid, &vma)
+			if err != nil {
+				t.Fatal(err)
+			}
+			table, err := unwind.ReadFile(m.Object.File, rules)
+			if err != nil {
+				t.Fatal(err)
+			}
+			upload := make([]Rule, 0, 100)
+			for _, r := range rules.From(0) {
+				upload = append(upload, Rule(r))
+			}
+			if err := errors.Join(tr.PutRules(0, upload), tr.PutTable(vma.Key, m.Object.ID, table.Rows)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		maps = append(maps, m)
+	}
+	if err := tr.SetRuntime(pid, &event.Runtime{}, false); err != nil {
+		t.Fatal(err)
+	}
+	return maps
+}
+
+// With tables the kernel walks this very program to the end of the goroutine.
+func TestWalkToTheEnd(t *testing.T) {
+	ns := testenv.NewNetns(t)
+	sink := &heard{}
+	tr := openIn(t, ns, Config{Live: true, Stacks: StackConfig{Sink: sink}})
+	reg := object.NewRegistry("/proc")
+	defer reg.Close()
+	// The change time of a test binary is new once go test has linked or moved it.
+	for range 5 {
+		teach(t, tr, reg)
+		*sink = heard{}
+		if err := ns.Do(dialOnce); err != nil {
+			t.Fatal(err)
+		}
+		collect(t, tr, func(got []event.Transition) bool {
+			return slices.ContainsFunc(got, func(tr event.Transition) bool {
+				return tr.Old == event.SynSent && tr.Stacks[event.StackOpen] != 0
+			})
+		})
+		if len(sink.raw) == 0 {
+			break
+		}
+	}
+	if len(sink.raw) > 0 {
+		t.Fatalf("the kernel gave up: %v, missing %+v", sink.raw[0].Reason, sink.raw[0].Missing)
+	}
+	var names []string
+	for _, s := range sink.stacks {
+		if s.Quality != event.QualityComplete {
+			t.Errorf("quality %v: %v", s.Quality, s.Reason)
+		}
+		for _, f := range s.Frames {
+			fn := runtime.FuncForPC(uintptr(f.Addr) + 0x400000)
+			names = append(names, fn.Name())
+		}
+	}
+	if len(names) == 0 || names[len(names)-1] != "runtime.goexit" || !slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, ".dialOnce") }) {
+		t.Errorf("stack %q", names)
+	}
+}
+
+func dialOnce() error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }

@@ -31,6 +31,8 @@ type Tracer struct {
 
 	unwinder    Unwinder
 	unwinderWhy string
+	// users are the processes that held sockets when the watching began.
+	users map[uint32]bool
 
 	// received counts records decoded, dropped those that could not be.
 	received, dropped, stacksDropped atomic.Uint64
@@ -122,7 +124,7 @@ func (t *Tracer) load() (*ebpf.CollectionSpec, error) {
 func (t *Tracer) attachAll(l *loader) error {
 	have := map[string]string{}
 	for _, h := range table {
-		if h.live && !t.cfg.Live || h.stacks && t.unwinder == UnwindNone {
+		if h.live && !t.cfg.Live || h.stacks && t.cfg.Stacks.Sink == nil {
 			continue
 		}
 		result := t.try(l, h, have)
