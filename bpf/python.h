@@ -50,7 +50,7 @@ __noinline __u64 python_frame(struct walk *w, __u64 frame)
 
 	if (!w || !frame)
 		return 0;
-	rt = bpf_map_lookup_elem(&runtimes, &w->tgid);
+	rt = runtime_of(w);
 	if (!rt || !read_user(&code, 8, frame + rt->frame_code) ||
 	    !read_user(&instruction, 8, frame + rt->frame_instruction) ||
 	    !read_user(&previous, 8, frame + rt->frame_previous))
@@ -85,7 +85,7 @@ __noinline int walk_python(struct walk *w)
 
 	if (!w)
 		return 0;
-	rt = bpf_map_lookup_elem(&runtimes, &w->tgid);
+	rt = runtime_of(w);
 	if (!rt || !rt->python)
 		return 0;
 	p.self = thread_pointer(bpf_get_current_task_btf());

@@ -231,7 +231,7 @@ static __always_inline void prepare(struct walk *w, struct budget *b,
 	w->out.kind = RING_STACK;
 	w->out.at = now;
 	fill_task(&w->out.task, task);
-	rt = bpf_map_lookup_elem(&runtimes, &w->tgid);
+	rt = runtime_of(w);
 	w->has_v8 = rt && rt->v8;
 	if (!rt)
 		w->out.flags |= STACK_NEW_PROCESS;
@@ -251,18 +251,20 @@ static __always_inline bool wants_raw(struct walk *w, struct budget *b)
 		       w->out.reason == REASON_NEW_RUNTIME;
 	if (unwinder != UNWINDER_RAW)
 		return false;
-	rt = bpf_map_lookup_elem(&runtimes, &w->tgid);
+	rt = runtime_of(w);
 	return !rt || !rt->go;
 }
 
 __noinline __u64 walk_and_send(struct walk *w)
 {
 	struct budget *b;
+	__u32 tgid;
 	__u64 id;
 
 	if (!w)
 		return 0;
-	b = bpf_map_lookup_elem(&budgets, &w->tgid);
+	tgid = w->tgid;
+	b = bpf_map_lookup_elem(&budgets, &tgid);
 	if (!b)
 		return 0;
 	count(COUNTER_STACKS);

@@ -70,7 +70,7 @@ static __always_inline int step_plt(struct walk *w)
 
 static __always_inline int step_unruled(struct walk *w)
 {
-	struct runtime *rt = bpf_map_lookup_elem(&runtimes, &w->tgid);
+	struct runtime *rt = runtime_of(w);
 
 	/* V8's built-ins are in the file, without rows, and keep frame pointers. */
 	if (rt && rt->v8)
@@ -292,7 +292,7 @@ __noinline int step_anonymous(struct walk *w, __u64 pc)
 
 	if (!w)
 		return 1;
-	rt = bpf_map_lookup_elem(&runtimes, &w->tgid);
+	rt = runtime_of(w);
 	if (!rt)
 		return stop(w, REASON_NEW_RUNTIME);
 	if (rt->hotspot) {

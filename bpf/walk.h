@@ -136,6 +136,14 @@ static __always_inline struct walk *walk_here(void)
 	return bpf_map_lookup_elem(&walks, &zero);
 }
 
+static __always_inline struct runtime *runtime_of(struct walk *w)
+{
+	/* Until 6.1 the key must be in a map or on the stack. */
+	__u32 tgid = w->tgid;
+
+	return bpf_map_lookup_elem(&runtimes, &tgid);
+}
+
 static __always_inline bool read_user(void *to, __u32 size, __u64 from)
 {
 	return !bpf_probe_read_user(to, size, (void *)from);
