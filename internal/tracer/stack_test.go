@@ -1,19 +1,26 @@
 package tracer
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/object"
 	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 	"github.com/tcpwaitd/tcpwaitd/internal/unwind"
 )
+
+var errEnough = errors.New("heard enough")
 
 // heard is a sink that keeps what it gets.
 type heard struct {
@@ -160,4 +167,99 @@ func dialOnce() error {
 		return err
 	}
 	return c.Close()
+}
+
+// A process that opens connections all the time does not pay for a stack each time, and
+// is told so.
+func TestStacksAreLimited(t *testing.T) {
+	const perSecond = 5
+	ns := testenv.NewNetns(t)
+	sink := &heard{}
+	tr := openIn(t, ns, Config{Live: true, Stacks: StackConfig{Sink: sink, PerSecond: perSecond, Unwinder: UnwindFP}})
+	began := Now()
+	var connected, with int
+	for connected < 10*perSecond {
+		if err := ns.Do(dialOnce); err != nil {
+			t.Fatal(err)
+		}
+		connected++
+	}
+	seconds := int(Now().Sub(began)/time.Second) + 2 // those it began and ended in
+	collect(t, tr, func(got []event.Transition) bool {
+		connects := 0
+		with = 0
+		for i := range got {
+			if got[i].Old == event.Close && got[i].New == event.SynSent {
+				connects++
+				if got[i].Stacks[event.StackOpen] != 0 {
+					with++
+				}
+			}
+		}
+		return connects >= connected
+	})
+	if with == 0 || with > seconds*perSecond {
+		t.Errorf("%d of %d connects have a stack, in at most %d seconds with %d each", with, connected, seconds, perSecond)
+	}
+	stats, err := tr.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited, err := tr.NotSampled()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := limited[uint32(os.Getpid())]; n == 0 || n != stats.StacksLimited {
+		t.Errorf("%d stacks of this process not taken, %d of all; they are the only ones", n, stats.StacksLimited)
+	}
+	if int(stats.Stacks) < with {
+		t.Errorf("%d stacks taken, %d seen", stats.Stacks, with)
+	}
+}
+
+// What is known of a program is forgotten when its process runs another, or ends.
+func TestExecAndExitAreTold(t *testing.T) {
+	ns := testenv.NewNetns(t)
+	sink := &heard{}
+	tr := openIn(t, ns, Config{Live: true, Stacks: StackConfig{Sink: sink}})
+	// This process counts as one with sockets; so do the programs it starts.
+	if err := tr.SetRuntime(uint32(os.Getpid()), &event.Runtime{}, false); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := uint32(cmd.Process.Pid)
+	listen := func(enough func() bool) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		err := tr.Run(ctx, func(*event.Transition) error { return nil }, func() error {
+			if enough() {
+				return errEnough
+			}
+			return nil
+		})
+		if !errors.Is(err, errEnough) {
+			t.Fatalf("not told: %v; execs %v, exits %v", err, sink.execs, sink.exits)
+		}
+	}
+	listen(func() bool { return slices.Contains(sink.execs, pid) })
+	if err := tr.SetRuntime(pid, &event.Runtime{}, false); err != nil {
+		t.Fatal(err)
+	}
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	listen(func() bool { return slices.Contains(sink.exits, pid) })
+	var rt bpfRuntime
+	if err := tr.maps.Maps["runtimes"].Lookup(pid, &rt); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Errorf("the runtime of process %d is still known: %v", pid, err)
+	}
 }
