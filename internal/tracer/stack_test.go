@@ -115,16 +115,22 @@ func teach(t *testing.T, tr *Tracer, reg *object.Registry) []object.Mapped {
 	return maps
 }
 
-// With tables the kernel walks this very program to the end of the goroutine.
+// The kernel walks this very program to the end of the goroutine: by tables, and where
+// there are none by frame pointers, which Go keeps.
 func TestWalkToTheEnd(t *testing.T) {
 	ns := testenv.NewNetns(t)
 	sink := &heard{}
 	tr := openIn(t, ns, Config{Live: true, Stacks: StackConfig{Sink: sink}})
 	reg := object.NewRegistry("/proc")
 	defer reg.Close()
+	way, _ := tr.Unwinder()
+	want := map[Unwinder]event.Quality{UnwindTables: event.QualityComplete, UnwindFP: event.QualityFPOnly}[way]
+	var maps []object.Mapped
 	// The change time of a test binary is new once go test has linked or moved it.
 	for range 5 {
-		teach(t, tr, reg)
+		if way == UnwindTables {
+			maps = teach(t, tr, reg)
+		}
 		*sink = heard{}
 		if err := ns.Do(dialOnce); err != nil {
 			t.Fatal(err)
@@ -141,19 +147,42 @@ func TestWalkToTheEnd(t *testing.T) {
 	if len(sink.raw) > 0 {
 		t.Fatalf("the kernel gave up: %v, missing %+v", sink.raw[0].Reason, sink.raw[0].Missing)
 	}
-	var names []string
 	for _, s := range sink.stacks {
-		if s.Quality != event.QualityComplete {
-			t.Errorf("quality %v: %v", s.Quality, s.Reason)
+		if s.Quality != want {
+			t.Errorf("quality %v, want %v; %v", s.Quality, want, s.Reason)
 		}
-		for _, f := range s.Frames {
-			fn := runtime.FuncForPC(uintptr(f.Addr) + 0x400000)
-			names = append(names, fn.Name())
+		names := functionsOf(s.Frames, maps)
+		if len(names) == 0 || names[len(names)-1] != "runtime.goexit" ||
+			!slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, ".dialOnce") }) {
+			t.Errorf("stack %q", names)
 		}
 	}
-	if len(names) == 0 || names[len(names)-1] != "runtime.goexit" || !slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, ".dialOnce") }) {
-		t.Errorf("stack %q", names)
+	if len(sink.stacks) == 0 {
+		t.Error("no stack")
 	}
+}
+
+// functionsOf names frames of this program.
+func functionsOf(frames []event.Frame, maps []object.Mapped) []string {
+	var names []string
+	for _, f := range frames {
+		pc := f.Addr
+		for _, m := range maps {
+			if f.Kind == event.FrameFile && m.Object != nil && m.Object.ID == f.Object &&
+				f.Addr >= m.Offset && f.Addr-m.Offset < m.End-m.Start {
+				pc = f.Addr - m.Offset + m.Start
+			}
+		}
+		if f.Return {
+			pc--
+		}
+		name := "?"
+		if fn := runtime.FuncForPC(uintptr(pc)); fn != nil {
+			name = fn.Name()
+		}
+		names = append(names, name)
+	}
+	return names
 }
 
 func dialOnce() error {
