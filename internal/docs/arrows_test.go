@@ -33,7 +33,8 @@ func apart() map[string][]string {
 func importers() map[string][]string {
 	return map[string][]string{
 		"cmd":               {},
-		"internal/tracer":   {"internal/pipeline"},
+		"internal/tracer":   {"internal/pipeline", "internal/stack"},
+		"internal/stack":    {"internal/pipeline"},
 		"internal/pipeline": {"cmd"},
 		"internal/testenv":  {"internal/testenv"},
 	}

@@ -17,7 +17,6 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/object"
 	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
-	"github.com/tcpwaitd/tcpwaitd/internal/unwind"
 )
 
 var errEnough = errors.New("heard enough")
@@ -78,43 +77,6 @@ func TestStackOfConnect(t *testing.T) {
 	}
 }
 
-// teach gives the kernel side what it needs to walk this process.
-func teach(t *testing.T, tr *Tracer, reg *object.Registry) []object.Mapped {
-	t.Helper()
-	pid := uint32(os.Getpid())
-	all, err := tr.Mappings(t.Context(), pid)
-	if err != nil || len(all[pid]) == 0 {
-		t.Fatalf("mappings of this process: %v, %v", all, err)
-	}
-	rules := unwind.NewRules()
-	var maps []object.Mapped
-	for _, vma := range all[pid] {
-		m := object.Mapped{VMA: vma}
-		if vma.Key != (object.Key{}) {
-			m.Object, err = reg.Open(pid, &vma)
-			if err != nil {
-				t.Fatal(err)
-			}
-			table, err := unwind.ReadFile(m.Object.File, rules)
-			if err != nil {
-				t.Fatal(err)
-			}
-			upload := make([]Rule, 0, 100)
-			for _, r := range rules.From(0) {
-				upload = append(upload, Rule(r))
-			}
-			if err := errors.Join(tr.PutRules(0, upload), tr.PutTable(vma.Key, m.Object.ID, table.Rows)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		maps = append(maps, m)
-	}
-	if err := tr.SetRuntime(pid, &event.Runtime{}, false); err != nil {
-		t.Fatal(err)
-	}
-	return maps
-}
-
 // The kernel walks this very program to the end of the goroutine: by tables, and where
 // there are none by frame pointers, which Go keeps.
 func TestWalkToTheEnd(t *testing.T) {
@@ -129,7 +91,7 @@ func TestWalkToTheEnd(t *testing.T) {
 	// The change time of a test binary is new once go test has linked or moved it.
 	for range 5 {
 		if way == UnwindTables {
-			maps = teach(t, tr, reg)
+			maps = teachAbout(t, tr, reg, uint32(os.Getpid()))
 		}
 		*sink = heard{}
 		if err := ns.Do(dialOnce); err != nil {
