@@ -350,8 +350,10 @@ static __always_inline __u64 ctime_of(struct inode *inode)
 	struct inode___until_6_10 *middle = (void *)inode;
 	struct inode___until_6_5 *old = (void *)inode;
 
+	/* Since 6.13 the top bit says that somebody has asked for the time. */
 	if (bpf_core_field_exists(inode->i_ctime_sec))
-		return inode->i_ctime_sec * 1000000000ULL + inode->i_ctime_nsec;
+		return inode->i_ctime_sec * 1000000000ULL +
+		       (inode->i_ctime_nsec & ~(1U << 31));
 	if (bpf_core_field_exists(middle->__i_ctime))
 		return middle->__i_ctime.tv_sec * 1000000000ULL +
 		       middle->__i_ctime.tv_nsec;
