@@ -3,12 +3,12 @@
 #ifndef IO_H
 #define IO_H
 
-static __always_inline void own_if_unknown(struct sock *sk,
+/* Who accepted comes before who read, if a hook has seen it. */
+static __always_inline void own_if_unknown(struct record *rec,
 					   enum evidence evidence)
 {
-	struct record *rec = record_get(sk);
-
-	if (rec && !rec->evidence && !current_is_kthread())
+	adopt_accepted(rec);
+	if (!rec->evidence && !current_is_kthread())
 		own(rec, evidence);
 }
 
@@ -53,11 +53,21 @@ static __always_inline void note_user(struct record *rec)
 	rec->stacks[STACK_LAST_READ] = take_stack();
 }
 
-static __always_inline void note_user_of(struct sock *sk)
+/* What a read or write tells of a connection; first: nobody can have done so before. */
+static __always_inline void note_io(struct sock *sk, enum evidence evidence,
+				    bool first)
 {
-	struct record *rec = wants_stack(sk) ? record_get(sk) : NULL;
+	bool stack = wants_stack(sk);
+	struct record *rec;
 
-	if (rec)
+	if (!stack && !first)
+		return;
+	rec = record_get(sk);
+	if (!rec)
+		return;
+	if (first)
+		own_if_unknown(rec, evidence);
+	if (stack)
 		note_user(rec);
 }
 
@@ -70,8 +80,7 @@ static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 	rec = record_get(sk);
 	if (!rec)
 		return 0;
-	if (!rec->evidence && !current_is_kthread())
-		own(rec, EVIDENCE_READ);
+	own_if_unknown(rec, EVIDENCE_READ);
 	if (n > 0 && wants_stack(sk))
 		note_user(rec);
 	if (rec->eof_at || !told_eof(sk, n, flags))
@@ -93,9 +102,7 @@ static __always_inline int on_recv(struct sock *sk, int n, int flags)
 		return 0;
 	if (!is_tcp(sk))
 		return 0;
-	if (own_by_io && first_read(sk, n))
-		own_if_unknown(sk, EVIDENCE_READ);
-	note_user_of(sk);
+	note_io(sk, EVIDENCE_READ, own_by_io && first_read(sk, n));
 	return 0;
 }
 
@@ -103,9 +110,7 @@ static __always_inline int on_send(struct sock *sk, int n)
 {
 	if ((!own_by_io && !unwinder) || n <= 0 || !is_tcp(sk))
 		return 0;
-	if (own_by_io && first_write(sk, n))
-		own_if_unknown(sk, EVIDENCE_WRITE);
-	note_user_of(sk);
+	note_io(sk, EVIDENCE_WRITE, own_by_io && first_write(sk, n));
 	return 0;
 }
 

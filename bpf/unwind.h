@@ -310,6 +310,12 @@ __noinline int step_anonymous(struct walk *w, __u64 pc)
 	return step_frame_pointer(w);
 }
 
+/* Row 0 of the rules is "none". */
+static __always_inline bool has_rule(__u32 rule)
+{
+	return rule && rule != RULE_ANON && rule != RULE_UNRULED;
+}
+
 __noinline int unwind_one(struct walk *w)
 {
 	__u64 pc, where;
@@ -334,7 +340,7 @@ __noinline int unwind_one(struct walk *w)
 	if (w->returned)
 		where |= FRAME_RETURN;
 	rule = m->rule;
-	w->aux = w->has_v8 ? function_of_v8(w) : 0;
+	w->aux = w->has_v8 && !has_rule(rule) ? function_of_v8(w) : 0;
 	if (rule != RULE_ANON)
 		return add_frame(w, where, w->aux) || apply_rule(w, rule);
 	w->kind = 0;
