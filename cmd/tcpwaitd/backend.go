@@ -11,7 +11,9 @@ var _ backend = (*pipeline.Engine)(nil)
 
 // openBackend makes the real backend.
 func openBackend(_ context.Context, c backendConfig) (backend, error) {
-	cfg := pipeline.Config{Now: c.Now, SyscallAccept: c.SyscallAccept}
+	cfg := pipeline.Config{
+		Now: c.Now, SyscallAccept: c.SyscallAccept, Stacks: c.Stacks, Lines: c.Lines, Debuginfod: c.Debuginfod,
+	}
 	cfg.Log = slog.New(slog.NewTextHandler(c.Messages, &slog.HandlerOptions{
 		Level: level(c.Verbose), ReplaceAttr: dropTime,
 	}))

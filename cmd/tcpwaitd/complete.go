@@ -14,6 +14,18 @@ func complete(cmd *cobra.Command, flag string, words []string) {
 	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// completeOutput offers the formats that a command has.
+func completeOutput(root *cobra.Command) {
+	_ = root.RegisterFlagCompletionFunc("output", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		formats := report.Formats()
+		switch cmd.Name() {
+		case "list", "diagnose", "explain":
+			formats = append(formats, report.ProfileFormats()...)
+		}
+		return formats, cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
 // completeFields offers the names of the fields of a command's rows.
 func completeFields(root *cobra.Command) {
 	_ = root.RegisterFlagCompletionFunc("fields", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
@@ -40,7 +52,12 @@ func completions(before string, names []string) []string {
 func fieldNames(cmd *cobra.Command) []string {
 	switch cmd.Name() {
 	case "list":
+		if by, _ := cmd.Flags().GetString("by"); by != "" {
+			return report.GroupedFields()
+		}
 		return report.SocketFields()
+	case "explain":
+		return report.ExplainFields()
 	case "tail":
 		return report.TransitionFields()
 	case "diagnose":

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -20,6 +22,7 @@ import (
 func diagnoseCommand(a *app) *cobra.Command {
 	var (
 		ff             filterFlags
+		stacks         stackFlags
 		watch, stuckAt time.Duration
 	)
 	cmd := &cobra.Command{
@@ -28,32 +31,37 @@ func diagnoseCommand(a *app) *cobra.Command {
 		Long: `Watch for a while, then name the processes that do not close their sockets: since
 when, how fast it grows, why, where in the code, and what to do.
 
+Sockets that wait for the same reason at the same place in the code are one group; the
+place is the innermost function of the program's own. -v shows whole stacks, -o pprof
+and -o folded make a profile of them.
+
 A process is leaking when waits are stuck and keep coming, suspicious when they are
 stuck but do not grow. Ctrl-C judges what was seen so far.
 
 Exit codes: 0 clean, 3 leaking, 4 suspicious only, 5 cannot run here.`,
 		Example: `  tcpwaitd diagnose
   tcpwaitd diagnose --for 1m --threshold 5m 1234
+  tcpwaitd diagnose --for 1m -o pprof > waits.pb.gz
   tcpwaitd diagnose --for 0 -o json | jq '.processes[] | {pid, comm, verdict, stuck}'`,
 		RunE: func(_ *cobra.Command, pids []string) error {
 			ff.Pids = append(ff.Pids, pids...)
+			a.stacks = stacks
 			return a.diagnose(&ff, watch, stuckAt)
 		},
 	}
 	ff.bind(cmd, "all")
 	a.hookFlags(cmd)
+	stacks.bind(cmd, pipeline.StacksOn)
 	thresholdFlag(cmd, &stuckAt)
 	cmd.Flags().DurationVar(&watch, "for", 10*time.Second, "how long to watch; 0 judges the present")
 	return cmd
 }
 
 func (a *app) diagnose(ff *filterFlags, watch, threshold time.Duration) error {
-	for flag, d := range map[string]time.Duration{"for": watch, "threshold": threshold} {
-		if err := notNegative(flag, d); err != nil {
-			return err
-		}
+	if err := errors.Join(notNegative("for", watch), notNegative("threshold", threshold), a.stacks.check()); err != nil {
+		return err
 	}
-	o, err := a.report(threshold)
+	o, err := a.report(threshold, report.ProfileFormats()...)
 	if err != nil {
 		return err
 	}
@@ -62,7 +70,7 @@ func (a *app) diagnose(ff *filterFlags, watch, threshold time.Duration) error {
 		return err
 	}
 	o.Filtered = ff.narrow()
-	out, err := report.NewDiagnosis(o)
+	write, err := diagnosisWriter(o)
 	if err != nil {
 		return err
 	}
@@ -81,11 +89,21 @@ func (a *app) diagnose(ff *filterFlags, watch, threshold time.Duration) error {
 		if ctx.Err() != nil {
 			fmt.Fprintf(a.stderr, "interrupted: watched for %v of %v\n", d.Observed.Round(time.Millisecond), watch)
 		}
-		if err := out.Write(a.stdout, diagnosisRecord(d)); err != nil {
+		if err := write(a.stdout, d); err != nil {
 			return err
 		}
 		return verdictCode(d.Verdict)
 	})
+}
+
+// diagnosisWriter writes reports, records or profiles.
+func diagnosisWriter(o report.Options) (func(io.Writer, *pipeline.Diagnosed) error, error) {
+	if o.Format.Profile() {
+		out, err := report.NewProfile(o)
+		return func(w io.Writer, d *pipeline.Diagnosed) error { return out.Write(w, d.Waits(), &d.Facts, d.Observed) }, err
+	}
+	out, err := report.NewDiagnosis(o)
+	return func(w io.Writer, d *pipeline.Diagnosed) error { return out.Write(w, diagnosisRecord(d)) }, err
 }
 
 // preview tells whoever waits what the present looks like.

@@ -20,11 +20,13 @@ import (
 // backend answers the commands. The real one is the pipeline; tests give their own.
 type backend interface {
 	// List is one snapshot, joined with holders and owners and explained.
-	List(ctx context.Context, q pipeline.Query) (*pipeline.Listing, error)
+	List(ctx context.Context, q pipeline.ListQuery) (*pipeline.Listing, error)
 	// Tail blocks until ctx ends, which is no error, or s returns one.
 	Tail(ctx context.Context, q pipeline.Query, s pipeline.Stream) error
 	// Diagnose watches for q.For and judges. A context that ends early is no error.
 	Diagnose(ctx context.Context, q pipeline.DiagnoseQuery) (*pipeline.Diagnosed, error)
+	// Explain tells all that is known of one process or socket.
+	Explain(ctx context.Context, q pipeline.ExplainQuery) (*pipeline.Explained, error)
 	States(ctx context.Context, q pipeline.StatesQuery) (*pipeline.StateCounts, error)
 	// Doctor works without privileges: what it may not see is a failed check.
 	Doctor(ctx context.Context) (*record.Doctor, error)
@@ -64,6 +66,10 @@ type backendConfig struct {
 	Now func() time.Time
 	// SyscallAccept allows the hook on the exit of every system call.
 	SyscallAccept bool
+	// Stacks, Lines and Debuginfod: see pipeline.Config.
+	Stacks     pipeline.StackMode
+	Lines      bool
+	Debuginfod []string
 }
 
 func newEnv() *env {

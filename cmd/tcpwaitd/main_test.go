@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -17,13 +18,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/pprof/profile"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/owner"
 	"github.com/tcpwaitd/tcpwaitd/internal/pipeline"
 	"github.com/tcpwaitd/tcpwaitd/internal/record"
+	"github.com/tcpwaitd/tcpwaitd/internal/symbol"
 )
 
 // The scripts run the real program with a canned backend: no root, no BPF.
@@ -101,22 +105,78 @@ func fakeFlow(rport uint16) event.Flow {
 	}
 }
 
-func (b *fake) List(_ context.Context, q pipeline.Query) (*pipeline.Listing, error) {
-	l := &pipeline.Listing{Facts: record.Facts{Clock: fakeClock}}
+// fakeCases are three sockets; two of them were told EOF at the same place.
+func fakeCases() []diagnosis.Case {
+	var cases []diagnosis.Case
 	for i := range 3 {
 		c := diagnosis.Case{
 			Socket: event.Socket{
 				At: fakeClock.K, Since: fakeClock.K.Add(-time.Duration(i+1) * time.Minute), Bound: event.Exact,
 				Cookie: event.Cookie(i + 1), Inode: 9, State: event.CloseWait, Direction: event.In, Flow: fakeFlow(uint16(50001 + i)),
+				Owner: leaker, QueuesKnown: true,
 			},
 			HoldersKnown: true, Holders: []event.Holder{{Task: leaker, FD: int32(3 + i)}},
 			Cause: diagnosis.EOFIgnored, Blamed: leaker, Evidence: event.EvidenceRead,
 		}
+		c.Socket.Evidence = event.EvidenceRead
+		if i < 2 {
+			c.EOFSeen, c.EOFAt, c.EOFTask = true, c.Since.Add(time.Second), leaker
+			c.Stacks[event.StackEOF] = 70
+		}
+		cases = append(cases, c)
+	}
+	return cases
+}
+
+// fakeFacts know the stacks only of who watched.
+func fakeFacts(watched time.Duration) record.Facts {
+	f := record.Facts{Clock: fakeClock, Processes: map[uint32]*owner.Process{4242: {Exe: "/srv/leaker", Cmdline: []string{"leaker", "-v"}}}}
+	eof := record.StackOf([]symbol.Frame{
+		{Function: "syscall.read", File: "/usr/local/go/src/syscall/zsyscall_linux_amd64.go", Line: 736, Module: "/srv/leaker", Offset: 0x47f0ee, Kind: symbol.Go},
+		{Function: "net.(*conn).Read", File: "/usr/local/go/src/net/net.go", Line: 196, Module: "/srv/leaker", Offset: 0x5a1b25, Kind: symbol.Go},
+		{Function: "main.(*proxy).pump", File: "/src/proxy.go", Line: 88, Module: "/srv/leaker", Offset: 0x6c0f1a, Kind: symbol.Go},
+		{Module: "/srv/leaker", Offset: 0x46e501, Kind: symbol.Native},
+	}, &event.Stack{Quality: event.QualityTruncated, Reason: event.ReasonTooDeep, Task: leaker})
+	if watched > 0 {
+		f.Stacks = map[event.Cookie]*record.Stacks{1: {EOF: &eof}, 2: {EOF: &eof}}
+	}
+	stand := record.StackOf([]symbol.Frame{{Function: "main.(*pool).get", File: "/src/pool.go", Line: 41, Kind: symbol.Go}},
+		&event.Stack{Quality: event.QualityComplete, Task: leaker})
+	f.Threads = map[uint32][]record.ThreadStack{4242: record.GroupThreads([]record.Stack{stand, stand})}
+	return f
+}
+
+func (b *fake) List(_ context.Context, q pipeline.ListQuery) (*pipeline.Listing, error) {
+	l := &pipeline.Listing{Facts: fakeFacts(q.For)}
+	for _, c := range fakeCases() {
 		if q.Filter.MatchCase(&c, &l.Facts) {
 			l.Cases = append(l.Cases, c)
 		}
 	}
 	return l, nil
+}
+
+// Explain knows process 4242 and sockets 1 to 3.
+func (b *fake) Explain(_ context.Context, q pipeline.ExplainQuery) (*pipeline.Explained, error) {
+	x := &pipeline.Explained{Facts: fakeFacts(q.For), Observed: q.For}
+	cases := fakeCases()
+	d := diagnosis.Judge(diagnosis.Input{Cases: cases, From: fakeClock.K, To: fakeClock.K, Threshold: q.Threshold})
+	x.Process = d.Processes[0]
+	switch {
+	case q.Pid == 4242:
+		for c := range d.Waits() {
+			x.Cases = append(x.Cases, c)
+		}
+		x.States[event.CloseWait], x.States[event.Listen] = 3, 1
+		if q.Cookie == 4242 {
+			x.Notes = []string{"4242 is the cookie of a socket as well: tcpwaitd explain cookie:4242"}
+		}
+	case q.Cookie >= 1 && q.Cookie <= 3:
+		x.Socket = &cases[q.Cookie-1]
+	default:
+		return nil, &pipeline.NotFoundError{What: "no process and no socket 5"}
+	}
+	return x, nil
 }
 
 func (b *fake) Tail(_ context.Context, q pipeline.Query, s pipeline.Stream) error {
@@ -138,7 +198,7 @@ func (b *fake) Tail(_ context.Context, q pipeline.Query, s pipeline.Stream) erro
 }
 
 func (b *fake) Diagnose(_ context.Context, q pipeline.DiagnoseQuery) (*pipeline.Diagnosed, error) {
-	d := &pipeline.Diagnosed{Facts: record.Facts{Clock: fakeClock}, SocketsTotal: 100}
+	d := &pipeline.Diagnosed{Facts: fakeFacts(q.For), SocketsTotal: 100}
 	d.Verdict, d.Observed, d.Threshold = b.verdict, q.For, q.Threshold
 	if b.verdict != diagnosis.Clean {
 		d.Sockets = 23
@@ -146,6 +206,10 @@ func (b *fake) Diagnose(_ context.Context, q pipeline.DiagnoseQuery) (*pipeline.
 			Task: leaker, Verdict: b.verdict, Sockets: 23, Stuck: 23, Oldest: time.Hour, OldestBound: event.AtLeast,
 			Causes: map[diagnosis.Cause]int{diagnosis.EOFIgnored: 23},
 		}}
+		// The groups are those of three sockets, to see how they look.
+		cases := fakeCases()
+		all := []*diagnosis.Case{&cases[0], &cases[1], &cases[2]}
+		d.Processes[0].Groups = diagnosis.Groups(all, q.Threshold)
 	}
 	return d, nil
 }
@@ -222,6 +286,7 @@ func TestExamplesParse(t *testing.T) {
 		for line := range strings.Lines(c.Example) {
 			line, _, _ = strings.Cut(strings.TrimSpace(line), " | ")
 			line, _, _ = strings.Cut(line, " #")
+			line, _, _ = strings.Cut(line, " > waits.pb.gz")
 			args := word.FindAllString(line, -1)
 			if len(args) == 0 || args[0] != "tcpwaitd" {
 				continue
@@ -317,7 +382,7 @@ type failingWriter struct{ err error }
 func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
 
 func TestClosedPipeEndsQuietly(t *testing.T) {
-	for _, args := range []string{"list", "list -o json", "tail", "diagnose", "states", "doctor", "version", "--version", "help", "list --help", "completion bash"} {
+	for _, args := range []string{"list", "list -o json", "list --for 1s --by stack", "list --for 1s -o pprof", "list --for 1s -o folded", "explain --for 1s pid:4242", "explain --for 1s cookie:1", "tail", "diagnose", "states", "doctor", "version", "--version", "help", "list --help", "completion bash"} {
 		e, _, stderr := testEnv(&fake{diagnosis.Leaking})
 		e.stdout = failingWriter{&os.PathError{Op: "write", Path: "/dev/stdout", Err: syscall.EPIPE}}
 		if code := run(e, strings.Fields(args)); code != exitOK || stderr.Len() > 0 {
@@ -334,7 +399,7 @@ func TestClosedPipeEndsQuietly(t *testing.T) {
 // interrupted is a backend whose context ends while it works.
 type interrupted struct{ fake }
 
-func (b *interrupted) List(context.Context, pipeline.Query) (*pipeline.Listing, error) {
+func (b *interrupted) List(context.Context, pipeline.ListQuery) (*pipeline.Listing, error) {
 	return nil, fmt.Errorf("read sockets: %w", context.Canceled)
 }
 
@@ -402,5 +467,110 @@ func TestPreview(t *testing.T) {
 		"watching for 10s to see what grows (Ctrl-C judges at once)\n"
 	if stderr.String() != want {
 		t.Errorf("got %q", stderr)
+	}
+}
+
+// What each command takes stacks of, and that a look without watching hooks nothing.
+func TestStackFlagsReachTheBackend(t *testing.T) {
+	for args, want := range map[string]backendConfig{
+		"tail":                            {Stacks: pipeline.StacksOff},
+		"tail --stacks all":               {Stacks: pipeline.StacksAll},
+		"diagnose":                        {Stacks: pipeline.StacksOn},
+		"diagnose --stacks off":           {Stacks: pipeline.StacksOff},
+		"diagnose --for 0":                {Stacks: pipeline.StacksOn},
+		"list":                            {Stacks: pipeline.StacksOff},
+		"list --for 1s":                   {Stacks: pipeline.StacksOn},
+		"list --for 1s --stacks off":      {Stacks: pipeline.StacksOff},
+		"list --stacks off":               {Stacks: pipeline.StacksOff},
+		"explain pid:4242":                {Stacks: pipeline.StacksOn},
+		"explain --lines --stacks all 1":  {Stacks: pipeline.StacksAll, Lines: true},
+		"states":                          {},
+		"diagnose --debuginfod http://a/": {Stacks: pipeline.StacksOn, Debuginfod: []string{"http://a/"}},
+		"diagnose --debuginfod https://a --debuginfod http://b:80/x,y --syscall-accept": {
+			Stacks: pipeline.StacksOn, Debuginfod: []string{"https://a", "http://b:80/x,y"}, SyscallAccept: true,
+		},
+	} {
+		e, _, stderr := testEnv(nil)
+		e.getenv = func(name string) string {
+			return map[string]string{"DEBUGINFOD_URLS": "https://from.environment"}[name]
+		}
+		var got backendConfig
+		e.open = func(_ context.Context, c backendConfig) (backend, error) {
+			got = c
+			return &fake{}, nil
+		}
+		if code := run(e, strings.Fields(args)); code != exitOK {
+			t.Errorf("%s: exit code %d, stderr %s", args, code, stderr)
+		}
+		got.Messages, got.Now = nil, nil
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, want %+v", args, got, want)
+		}
+	}
+}
+
+// watchFor is a backend that remembers how long it was to watch.
+type watchFor struct {
+	fake
+	list    pipeline.ListQuery
+	explain pipeline.ExplainQuery
+}
+
+func (b *watchFor) List(ctx context.Context, q pipeline.ListQuery) (*pipeline.Listing, error) {
+	b.list = q
+	return b.fake.List(ctx, q)
+}
+
+func (b *watchFor) Explain(ctx context.Context, q pipeline.ExplainQuery) (*pipeline.Explained, error) {
+	b.explain = q
+	return b.fake.Explain(ctx, q)
+}
+
+func TestQueriesReachTheBackend(t *testing.T) {
+	b := &watchFor{}
+	e, _, _ := testEnv(b)
+	run(e, strings.Fields("list --for 7s --threshold 9s"))
+	if b.list.For != 7*time.Second || b.list.Threshold != 9*time.Second {
+		t.Errorf("list: %+v", b.list)
+	}
+	for args, want := range map[string]pipeline.ExplainQuery{
+		"4242":                        {Pid: 4242, Cookie: 4242, Threshold: time.Minute},
+		"pid:4242 --for 7s":           {Pid: 4242, For: 7 * time.Second, Threshold: time.Minute},
+		"cookie:2 --threshold 0":      {Cookie: 2},
+		"4503599627370497":            {Cookie: 4503599627370497, Threshold: time.Minute},
+		"cookie:4503599627370497":     {Cookie: 4503599627370497, Threshold: time.Minute},
+		"18446744073709551615 -o csv": {Cookie: 1<<64 - 1, Threshold: time.Minute},
+	} {
+		run(e, append([]string{"explain"}, strings.Fields(args)...))
+		if b.explain != want {
+			t.Errorf("explain %s: %+v, want %+v", args, b.explain, want)
+		}
+	}
+}
+
+// A profile would upset a terminal.
+func TestProfileIsNotForTerminals(t *testing.T) {
+	for _, args := range []string{"list --for 1s", "diagnose", "explain 4242"} {
+		e, stdout, stderr := testEnv(&fake{diagnosis.Leaking})
+		e.isTerminal = func() bool { return true }
+		if code := run(e, append(strings.Fields(args), "-o", "pprof")); code != exitUsage || stdout.Len() > 0 || !strings.Contains(stderr.String(), "write it to a file") {
+			t.Errorf("%s: exit code %d, stderr %s", args, code, stderr)
+		}
+		e, stdout, _ = testEnv(&fake{diagnosis.Leaking})
+		run(e, append(strings.Fields(args), "-o", "pprof"))
+		p, err := profile.Parse(stdout)
+		if err != nil || len(p.Sample) == 0 {
+			t.Errorf("%s: %v, profile %v", args, err, p)
+			continue
+		}
+		if len(p.Comments) != 1 || !strings.HasPrefix(p.Comments[0], "tcpwaitd") {
+			t.Errorf("%s: comments %q", args, p.Comments)
+		}
+		// Text is for terminals too.
+		e, stdout, stderr = testEnv(&fake{diagnosis.Leaking})
+		e.isTerminal = func() bool { return true }
+		if run(e, append(strings.Fields(args), "-o", "folded")); !strings.Contains(stdout.String(), "main.(*proxy).pump") && args != "explain 4242" {
+			t.Errorf("%s: %s %s", args, stdout, stderr)
+		}
 	}
 }

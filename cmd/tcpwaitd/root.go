@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tcpwaitd/tcpwaitd/internal/pipeline"
 	"github.com/tcpwaitd/tcpwaitd/internal/report"
 )
 
@@ -17,6 +18,7 @@ func commands() []func(*app) *cobra.Command {
 		tailCommand,
 		listCommand,
 		diagnoseCommand,
+		explainCommand,
 		statesCommand,
 		doctorCommand,
 		versionCommand,
@@ -31,8 +33,9 @@ type app struct {
 	sort    string
 	noColor bool
 	verbose bool
-	// syscallAccept is a flag of the commands that watch.
+	// syscallAccept is a flag of the commands that watch, stacks are flags of the one that runs.
 	syscallAccept bool
+	stacks        stackFlags
 }
 
 func newRoot(e *env) *cobra.Command {
@@ -47,6 +50,7 @@ Exit codes: 0 nothing found; 1 run-time error; 2 wrong usage; 3 a process is
 leaking; 4 suspicious only; 5 cannot run here.`,
 		Example: `  tcpwaitd diagnose            # who does not close, and what to do
   tcpwaitd list                # the sockets in CLOSE_WAIT now, the oldest first
+  tcpwaitd explain 1234        # everything known of one process, or of one socket
   tcpwaitd tail --comm nginx   # every state change of nginx's sockets`,
 		Args:              unknownCommand,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -88,24 +92,28 @@ func completion(root *cobra.Command) {
 
 func (a *app) globalFlags(root *cobra.Command) {
 	f := root.PersistentFlags()
-	f.StringVarP(&a.output, "output", "o", string(report.Table), "table, wide, json, jsonl or csv; streams write JSON lines for json")
+	f.StringVarP(&a.output, "output", "o", string(report.Table), "table, wide, json, jsonl or csv; list, diagnose and explain: pprof or folded")
 	f.StringSliceVar(&a.fields, "fields", nil, "the columns, by the names of the record's fields (cookie,owner.pid)")
 	f.StringVar(&a.sort, "sort", "", "the field to sort by, with a leading - from the largest")
 	f.BoolVar(&a.noColor, "no-color", false, "no colours; so does NO_COLOR in the environment")
-	f.BoolVarP(&a.verbose, "verbose", "v", false, "say on stderr what is done")
-	complete(root, "output", report.Formats())
+	f.BoolVarP(&a.verbose, "verbose", "v", false, "say on stderr what is done; show whole stacks")
+	completeOutput(root)
 	completeFields(root)
 }
 
-// report turns the global flags into the options of a writer.
-func (a *app) report(threshold time.Duration) (report.Options, error) {
-	format, err := report.ParseFormat(a.output)
+// report turns the global flags into the options of a writer; also are formats that not
+// every command has.
+func (a *app) report(threshold time.Duration, also ...string) (report.Options, error) {
+	format, err := report.ParseFormat(a.output, also...)
 	if err != nil {
 		return report.Options{}, err
 	}
+	if format == report.PProf && a.isTerminal() {
+		return report.Options{}, usagef("a profile is no text: write it to a file (-o pprof > waits.pb.gz) and open that with go tool pprof")
+	}
 	return report.Options{
-		Format: format, Fields: a.fields, Sort: a.sort, Color: a.color(),
-		Location: a.location, Threshold: threshold, Messages: a.stderr,
+		Format: format, Fields: a.fields, Sort: a.sort, Color: a.color(), Verbose: a.verbose,
+		Location: a.location, Threshold: threshold, Messages: a.stderr, Version: thisBuild().Version,
 	}, nil
 }
 
@@ -120,6 +128,7 @@ func (a *app) withBackend(f func(ctx context.Context, b backend) error) (err err
 	defer stop()
 	b, err := a.open(ctx, backendConfig{
 		Verbose: a.verbose, Messages: a.stderr, Now: a.now, SyscallAccept: a.syscallAccept,
+		Stacks: pipeline.StackMode(a.stacks.mode), Lines: a.stacks.lines, Debuginfod: a.stacks.debuginfod,
 	})
 	if err != nil {
 		return err

@@ -9,11 +9,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/filter"
+	"github.com/tcpwaitd/tcpwaitd/internal/pipeline"
 	"github.com/tcpwaitd/tcpwaitd/internal/report"
 )
 
 func tailCommand(a *app) *cobra.Command {
-	var ff filterFlags
+	var (
+		ff      filterFlags
+		stacks  stackFlags
+		stuckAt time.Duration
+	)
 	cmd := &cobra.Command{
 		Use:   "tail",
 		Short: "Print every TCP state transition as it happens",
@@ -22,20 +27,33 @@ func tailCommand(a *app) *cobra.Command {
 The process shown is the one that accepted, connected or uses the socket, never
 the one that happened to run. IN-STATE is the time spent in the old state; a +
 marks a lower bound, for sockets that are older than this command. A --state
-chooses transitions into and out of it. Ctrl-C ends with a summary.`,
+chooses transitions into and out of it. Ctrl-C ends with a summary.
+
+With --stacks on the place in the code is shown below: where a connection was opened
+or first used, where EOF was read, and the close() that ended a stuck wait; with
+--stacks all every close(). -v shows whole stacks.`,
 		Example: `  tcpwaitd tail --state close-wait
+  tcpwaitd tail --stacks all -p 1234 -v
   tcpwaitd tail -L 8080 -o json | jq -r '[.time, .owner.comm, .new_state] | @tsv'
   tcpwaitd tail --where 'old_state == "CLOSE_WAIT" && in_state_ns > 60e9'`,
 		Args: noArgs,
-		RunE: func(*cobra.Command, []string) error { return a.tail(&ff) },
+		RunE: func(*cobra.Command, []string) error {
+			a.stacks = stacks
+			return a.tail(&ff, stuckAt)
+		},
 	}
 	ff.bind(cmd, "all")
 	a.hookFlags(cmd)
+	stacks.bind(cmd, pipeline.StacksOff)
+	thresholdFlag(cmd, &stuckAt)
 	return cmd
 }
 
-func (a *app) tail(ff *filterFlags) error {
-	o, err := a.report(0)
+func (a *app) tail(ff *filterFlags, threshold time.Duration) error {
+	if err := errors.Join(notNegative("threshold", threshold), a.stacks.check()); err != nil {
+		return err
+	}
+	o, err := a.report(threshold)
 	if err != nil {
 		return err
 	}
@@ -49,7 +67,7 @@ func (a *app) tail(ff *filterFlags) error {
 	}
 	return a.withBackend(func(ctx context.Context, b backend) error {
 		start := a.now()
-		if err := b.Tail(ctx, query(f, 0, o.Format != report.Table), &checkedTail{out, f}); err != nil {
+		if err := b.Tail(ctx, query(f, threshold, o.Format != report.Table), &checkedTail{out, f}); err != nil {
 			return err
 		}
 		if err := out.Flush(); err != nil {

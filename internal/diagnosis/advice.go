@@ -68,19 +68,22 @@ func advise(p *Process) {
 
 // commandsFor returns what to look at next.
 func commandsFor(c Cause, site Site, pid uint32) []string {
-	list, fds := listCommand(c, site, pid), fmt.Sprintf("ls -l /proc/%d/fd", pid)
+	var commands []string
 	switch {
 	case c == Unaccepted:
-		return []string{fmt.Sprintf("ss -tlnp '( sport = :%d )'", site.Port), list}
-	case pid == 0 && c == ZombieFD:
-		return []string{list}
-	case pid == 0:
-		return []string{ssCommand(site), list}
-	case c == ZombieFD:
-		return []string{list, fds}
-	default:
-		return []string{ssCommand(site), list, fds}
+		commands = []string{fmt.Sprintf("ss -tlnp '( sport = :%d )'", site.Port)}
+	case c != ZombieFD:
+		commands = []string{ssCommand(site)}
 	}
+	commands = append(commands, listCommand(c, site, pid))
+	if pid == 0 {
+		return commands
+	}
+	commands = append(commands, fmt.Sprintf("tcpwaitd explain %d", pid))
+	if c != Unaccepted {
+		commands = append(commands, fmt.Sprintf("ls -l /proc/%d/fd", pid))
+	}
+	return commands
 }
 
 func ssCommand(site Site) string {

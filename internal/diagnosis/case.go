@@ -17,3 +17,29 @@ type Case struct {
 	Blamed   event.Task
 	Evidence event.Evidence
 }
+
+// Telling lists the moments of which stacks are taken, the one first that says most about
+// why a socket with this cause is not closed: that nearest to the missing close(). The
+// caller changes nothing in it.
+func Telling(c Cause) []event.StackSlot {
+	if c == ZombieFD {
+		return shutDown[:]
+	}
+	return waiting[:]
+}
+
+var (
+	waiting = [event.StackSlots]event.StackSlot{event.StackEOF, event.StackLastRead, event.StackOpen, event.StackClose}
+	// shutDown: the shutdown() is the place where the close() is missing.
+	shutDown = [event.StackSlots]event.StackSlot{event.StackClose, event.StackEOF, event.StackLastRead, event.StackOpen}
+)
+
+// Stack is the stack that says most about why the socket is not closed, 0 if there is none.
+func (c *Case) Stack() event.StackID {
+	for _, slot := range Telling(c.Cause) {
+		if id := c.Stacks[slot]; id != 0 {
+			return id
+		}
+	}
+	return 0
+}

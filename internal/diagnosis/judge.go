@@ -296,20 +296,27 @@ func older(d time.Duration, b event.Bound, c *Case) (time.Duration, event.Bound)
 	}
 }
 
-// groups counts the cases by cause and site, the biggest group first.
+// Groups puts the sockets of one process together by cause, site and telling stack, the
+// biggest group first. The cases are explained and in the order of cookies.
+func Groups(cases []*Case, threshold time.Duration) []Group {
+	return groups(cases, window{threshold: threshold})
+}
+
 func groups(cases []*Case, w window) []Group {
 	type key struct {
 		cause Cause
 		site  Site
+		stack event.StackID
 	}
 	index := make(map[key]*Group)
 	for _, c := range cases {
-		k := key{c.Cause, SiteOf(c.Direction, c.Flow)}
+		k := key{c.Cause, SiteOf(c.Direction, c.Flow), c.Stack()}
 		g := index[k]
 		if g == nil {
-			g = &Group{Cause: k.cause, Site: k.site, OldestCookie: c.Cookie}
+			g = &Group{Cause: k.cause, Site: k.site, Stack: k.stack, OldestCookie: c.Cookie}
 			index[k] = g
 		}
+		g.Cases = append(g.Cases, c)
 		g.N++
 		if w.stuck(c) {
 			g.Stuck++
@@ -325,7 +332,8 @@ func groups(cases []*Case, w window) []Group {
 	}
 	slices.SortFunc(all, func(a, b Group) int {
 		return cmp.Or(cmp.Compare(b.N, a.N), cmp.Compare(b.Oldest, a.Oldest), cmp.Compare(a.Cause, b.Cause),
-			cmp.Compare(a.Site.Direction, b.Site.Direction), cmp.Compare(a.Site.Port, b.Site.Port))
+			cmp.Compare(a.Site.Direction, b.Site.Direction), cmp.Compare(a.Site.Port, b.Site.Port),
+			cmp.Compare(a.Stack, b.Stack))
 	})
 	return all
 }

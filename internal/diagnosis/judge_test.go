@@ -289,9 +289,70 @@ func TestAdviceTellsTheTruth(t *testing.T) {
 func TestCommands(t *testing.T) {
 	d := watched(0).open(3, 2*minute, 0, nil).judge()
 	got := strings.Join(d.Processes[0].Commands, "\n")
-	want := "ss -tanp state close-wait '( sport = :8080 )'\ntcpwaitd list -o wide -p 10\nls -l /proc/10/fd"
+	want := "ss -tanp state close-wait '( sport = :8080 )'\ntcpwaitd list -o wide -p 10\ntcpwaitd explain 10\nls -l /proc/10/fd"
 	if got != want {
 		t.Errorf("commands\n%s\nwant\n%s", got, want)
+	}
+}
+
+// at sets the stacks of a case: open, last_read, eof, close.
+func at(ids ...event.StackID) func(*Case) {
+	return func(c *Case) { copy(c.Stacks[:], ids) }
+}
+
+// Sockets of one cause and site that stand at two places in the code are two groups.
+func TestGroupsByStack(t *testing.T) {
+	s := watched(0).open(3, 2*minute, 0, at(1, 2, 70)).open(5, 3*minute, 0, at(1, 2, 80)).open(2, minute, 0, nil)
+	s.open(4, minute, 0, func(c *Case) { c.RecvQ = 9; at(1, 2)(c) }).open(1, minute, 0, func(c *Case) { c.RecvQ = 9; at(1)(c) })
+	p := s.judge().Processes[0]
+	type group struct {
+		cause Cause
+		stack event.StackID
+		n     int
+	}
+	var got []group
+	sum := 0
+	for _, g := range p.Groups {
+		got = append(got, group{g.Cause, g.Stack, g.N})
+		sum += g.N
+		for _, c := range g.Cases {
+			if c.Cause != g.Cause || c.Stack() != g.Stack {
+				t.Errorf("%+v is in group %+v", c, g)
+			}
+		}
+		if len(g.Cases) != g.N || !slices.IsSortedFunc(g.Cases, func(a, b *Case) int { return int(a.Cookie) - int(b.Cookie) }) {
+			t.Errorf("group %+v: cases %v", g, g.Cases)
+		}
+	}
+	want := []group{{EOFIgnored, 80, 5}, {UnreadData, 2, 4}, {EOFIgnored, 70, 3}, {EOFIgnored, 0, 2}, {UnreadData, 1, 1}}
+	if !slices.Equal(got, want) || sum != p.Sockets {
+		t.Errorf("groups %v, want %v", got, want)
+	}
+	// Who is to blame and how badly does not depend on where in the code.
+	if plain := watched(0).open(8, 2*minute, 0, nil).open(2, minute, 0, nil).judge(); plain.Verdict != p.Verdict {
+		t.Errorf("verdict %v with stacks, %v without", p.Verdict, plain.Verdict)
+	}
+}
+
+func TestTellingStack(t *testing.T) {
+	for _, tt := range []struct {
+		cause Cause
+		ids   []event.StackID
+		want  event.StackID
+	}{
+		{EOFIgnored, []event.StackID{1, 2, 3, 4}, 3},
+		{UnreadData, []event.StackID{1, 2, 0, 4}, 2},
+		{Unaccepted, []event.StackID{1, 0, 0, 4}, 1},
+		{InFlight, []event.StackID{0, 0, 0, 4}, 4},
+		{ZombieFD, []event.StackID{1, 2, 3, 4}, 4},
+		{ZombieFD, []event.StackID{1, 2, 3, 0}, 3},
+		{EOFIgnored, nil, 0},
+	} {
+		c := Case{Cause: tt.cause}
+		at(tt.ids...)(&c)
+		if got := c.Stack(); got != tt.want {
+			t.Errorf("%s %v: stack %d, want %d", tt.cause, tt.ids, got, tt.want)
+		}
 	}
 }
 

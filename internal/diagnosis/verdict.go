@@ -1,6 +1,7 @@
 package diagnosis
 
 import (
+	"iter"
 	"net/netip"
 	"time"
 
@@ -131,6 +132,21 @@ type Diagnosis struct {
 	Processes []Process
 }
 
+// Waits are the sockets judged, process by process.
+func (d *Diagnosis) Waits() iter.Seq[*Case] {
+	return func(yield func(*Case) bool) {
+		for i := range d.Processes {
+			for j := range d.Processes[i].Groups {
+				for _, c := range d.Processes[i].Groups[j].Cases {
+					if !yield(c) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
 // Process is the judgement of one process, or with a zero Task of the sockets
 // nobody is blamed for.
 type Process struct {
@@ -167,13 +183,17 @@ type Peer struct {
 	N      int
 }
 
-// Group is the sockets of one process with the same cause and site.
+// Group is the sockets of one process with the same cause, site and telling stack.
 type Group struct {
-	Cause       Cause
-	Site        Site
+	Cause Cause
+	Site  Site
+	// Stack is Case.Stack of all of them, 0 if none of them has one.
+	Stack event.StackID
+	// Cases are the sockets themselves, in the order of cookies.
+	Cases       []*Case
 	N, Stuck    int
 	Oldest      time.Duration
 	OldestBound event.Bound
-	// OldestCookie is the socket to show a stack of.
+	// OldestCookie is the socket to show the other stacks of.
 	OldestCookie event.Cookie
 }

@@ -21,7 +21,7 @@ func (e *Engine) Diagnose(ctx context.Context, q DiagnoseQuery) (*Diagnosed, err
 	if err != nil {
 		return nil, err
 	}
-	defer w.tracer.Close()
+	defer w.watched.Close()
 	if q.For > 0 {
 		if err := w.run(ctx, q); err != nil {
 			return nil, err
@@ -33,8 +33,8 @@ func (e *Engine) Diagnose(ctx context.Context, q DiagnoseQuery) (*Diagnosed, err
 
 // watcher follows waits from a baseline on.
 type watcher struct {
+	*watched
 	engine *Engine
-	tracer *tracer.Tracer
 	query  *DiagnoseQuery
 	table  *lifecycle.Table
 	tally  *diagnosis.Tally
@@ -49,13 +49,13 @@ func (e *Engine) watch(q *DiagnoseQuery) (*watcher, error) {
 	chosen.Pids = nil
 	// A row has no direction to filter by, and table and snapshot must see the same.
 	chosen.Direction = event.DirectionUnknown
-	t, err := e.open(tracer.Config{Filter: chosen, Live: q.For > 0})
+	t, err := e.openStacks(tracer.Config{Filter: chosen, Live: q.For > 0}, q.Threshold)
 	if err != nil {
 		return nil, err
 	}
 	from := tracer.Now()
 	return &watcher{
-		engine: e, tracer: t, query: q, from: from,
+		watched: t, engine: e, query: q, from: from,
 		table: lifecycle.New(lifecycle.Options{}),
 		tally: diagnosis.NewTally(from),
 	}, nil
@@ -78,7 +78,7 @@ func (w *watcher) run(ctx context.Context, q DiagnoseQuery) error {
 	ctx, cancel := context.WithTimeout(ctx, q.For)
 	defer cancel()
 	repaired := w.from
-	return w.tracer.Run(ctx, w.transition, func() error {
+	return w.Run(ctx, w.transition, func() error {
 		now := tracer.Now()
 		if now.Sub(repaired) < repairEvery {
 			return nil
@@ -99,14 +99,14 @@ func (w *watcher) transition(t *event.Transition) error {
 // reconcile takes a snapshot, applies what happened meanwhile and makes the table equal
 // to the kernel's.
 func (w *watcher) reconcile(ctx context.Context, holders bool) (*event.Snapshot, error) {
-	snap, err := w.engine.snapshot(ctx, w.tracer, tracer.SnapshotOptions{States: judged, Holders: holders})
+	snap, err := w.engine.snapshot(ctx, w.Tracer, tracer.SnapshotOptions{States: judged, Holders: holders})
 	if err != nil {
 		return nil, err
 	}
 	if w.query.For == 0 {
 		return snap, nil
 	}
-	if err := w.tracer.Drain(w.transition); err != nil {
+	if err := w.Drain(w.transition); err != nil {
 		return nil, err
 	}
 	for _, f := range w.table.Reconcile(snap).Finished {
@@ -132,7 +132,10 @@ func (w *watcher) judge(ctx context.Context) (*Diagnosed, error) {
 	snap.Sockets = w.stillOpen(snap.Sockets)
 	clock := tracer.ReadClock(w.engine.cfg.Now)
 	cases, facts := w.engine.cases(snap, &w.query.Query, clock, true)
-	loss, err := w.tracer.Loss()
+	if err := w.fill(ctx, cases, &facts); err != nil {
+		return nil, err
+	}
+	loss, err := w.Loss()
 	if err != nil {
 		return nil, err
 	}
@@ -143,8 +146,10 @@ func (w *watcher) judge(ctx context.Context) (*Diagnosed, error) {
 	if w.query.For == 0 {
 		in.From = in.To
 	}
+	judged := diagnosis.Judge(in)
+	facts.Threads = w.engine.threads(ctx, w.watched, &judged)
 	return &Diagnosed{
-		Diagnosis: diagnosis.Judge(in), Facts: facts,
+		Diagnosis: judged, Facts: facts,
 		SocketsTotal: snap.Met, UnreadNetns: snap.UnreadNetns,
 	}, nil
 }

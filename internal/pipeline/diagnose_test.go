@@ -93,7 +93,7 @@ func (s *stream) Clock(event.Clock) {
 	}
 }
 
-func (s *stream) Transition(t *event.Transition, _ record.Cgroup) error {
+func (s *stream) Transition(t *event.Transition, _ record.TransitionFacts) error {
 	if t.New == event.CloseWait {
 		s.began++
 	}

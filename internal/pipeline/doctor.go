@@ -20,26 +20,54 @@ func (e *Engine) Doctor(context.Context) (*record.Doctor, error) {
 	for _, c := range tracer.Checks(e.cfg.Proc) {
 		checks = append(checks, record.Check(c))
 	}
-	load, hooks := e.checkLoad()
+	load, stacks, hooks := e.checkLoad()
 	checks = append(checks, load)
 	checks = append(checks, e.degradations(hooks)...)
+	if hooks != nil {
+		checks = append(checks, stacks)
+	}
 	release, machine := tracer.Release()
 	d := record.NewDoctor(release, machine, checks, hooks, e.misleading())
 	return &d, nil
 }
 
-// checkLoad opens the tracer as the live commands do.
-func (e *Engine) checkLoad() (record.Check, []event.Hook) {
-	t, err := e.open(tracer.Config{Live: true})
+// checkLoad opens the tracer as the live commands do, stacks included.
+func (e *Engine) checkLoad() (load, stacks record.Check, hooks []event.Hook) {
+	load = record.Check{Name: "load", OK: true, Detail: "all required hooks attach"}
+	t, err := e.open(tracer.Config{Live: true, Stacks: tracer.StackConfig{Sink: noStacks{}}})
 	var refused *CannotRunError
 	switch {
 	case errors.As(err, &refused):
-		return record.Check{Name: "load", Detail: refused.Reason(), Cure: refused.Cure}, nil
+		return record.Check{Name: "load", Detail: refused.Reason(), Cure: refused.Cure}, stacks, nil
 	case err != nil:
-		return record.Check{Name: "load", Detail: err.Error(), Cure: "report this: it is a defect of tcpwaitd"}, nil
+		return record.Check{Name: "load", Detail: err.Error(), Cure: "report this: it is a defect of tcpwaitd"}, stacks, nil
 	}
 	defer t.Close()
-	return record.Check{Name: "load", OK: true, Detail: "all required hooks attach"}, t.Hooks()
+	return load, stackCheck(t.Unwinder()), t.Hooks()
+}
+
+// noStacks is a sink for who only wants to know whether stacks could be taken.
+type noStacks struct{}
+
+func (noStacks) Stack(tracer.StackSeen)   {}
+func (noStacks) RawStack(tracer.RawStack) {}
+func (noStacks) Exec(uint32)              {}
+func (noStacks) Exit(uint32)              {}
+
+// stackCheck says how far the stacks of user code can be believed here.
+func stackCheck(way tracer.Unwinder, why string) record.Check {
+	c := record.Check{Name: "user stacks", OK: true}
+	switch way {
+	case tracer.UnwindTables:
+		c.Detail = "in the kernel, by unwind tables"
+	case tracer.UnwindRaw:
+		c.Detail = "degraded: Go programs by frame pointers, 16 stacks a second of other processes from copies (" + why + ")"
+		c.Cure = "Linux 5.17 or newer"
+	default:
+		c.Detail = "degraded: by frame pointers, true for Go programs only (" + why + ")"
+		c.Cure = "none on this machine; names other than Go's are marked fp-only"
+	}
+	return c
 }
 
 // degradations are things it runs without, with what is then missing.

@@ -218,19 +218,41 @@ func (e *Engine) casesWith(snap *event.Snapshot, q *Query, clock event.Clock, fd
 	return chosen, facts
 }
 
+// openList opens what a list needs, and watches for as long as it is told to.
+func (e *Engine) openList(ctx context.Context, q *ListQuery) (*watched, error) {
+	if q.For == 0 {
+		t, err := e.open(tracer.Config{Filter: q.Filter.Kernel()})
+		return &watched{Tracer: t}, err
+	}
+	t, err := e.openStacks(tracer.Config{Filter: q.Filter.Kernel(), Live: true}, q.Threshold)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, q.For)
+	defer cancel()
+	if err := t.Run(ctx, func(*event.Transition) error { return nil }, nil); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
 // List is one look at the sockets, joined with holders and explained.
-func (e *Engine) List(ctx context.Context, q Query) (*Listing, error) {
-	t, err := e.open(tracer.Config{Filter: q.Filter.Kernel()})
+func (e *Engine) List(ctx context.Context, q ListQuery) (*Listing, error) {
+	t, err := e.openList(ctx, &q)
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
-	snap, err := e.snapshot(ctx, t, tracer.SnapshotOptions{States: q.Filter.States(), Holders: true})
+	snap, err := e.snapshot(context.WithoutCancel(ctx), t.Tracer, tracer.SnapshotOptions{States: q.Filter.States(), Holders: true})
 	if err != nil {
 		return nil, err
 	}
 	clock := tracer.ReadClock(e.cfg.Now)
-	cases, facts := e.cases(snap, &q, clock, false)
+	cases, facts := e.cases(snap, &q.Query, clock, false)
+	if err := t.fill(ctx, cases, &facts); err != nil {
+		return nil, err
+	}
 	loss, err := t.Loss()
 	return &Listing{Facts: facts, Cases: cases, Loss: loss, UnreadNetns: snap.UnreadNetns}, err
 }

@@ -19,12 +19,12 @@ const (
 
 // Tail streams transitions until ctx ends, which is no error, or s returns one.
 func (e *Engine) Tail(ctx context.Context, q Query, s Stream) error {
-	t, err := e.open(tracer.Config{Filter: q.Filter.Kernel(), Live: true})
+	t, err := e.openStacks(tracer.Config{Filter: q.Filter.Kernel(), Live: true}, q.Threshold)
 	if err != nil {
 		return err
 	}
 	defer t.Close()
-	tl := tail{engine: e, tracer: t, query: &q, to: s, cgroups: q.Facts || q.Filter.NeedsCgroups()}
+	tl := tail{engine: e, watched: t, query: &q, to: s, cgroups: q.Facts || q.Filter.NeedsCgroups()}
 	tl.readClock(tracer.Now())
 	if err := t.Run(ctx, tl.transition, tl.idle); err != nil {
 		return err
@@ -37,8 +37,8 @@ func (e *Engine) Tail(ctx context.Context, q Query, s Stream) error {
 }
 
 type tail struct {
+	*watched
 	engine  *Engine
-	tracer  *tracer.Tracer
 	query   *Query
 	to      Stream
 	cgroups bool
@@ -55,7 +55,21 @@ func (t *tail) transition(tr *event.Transition) error {
 	if !t.query.Filter.MatchTransition(tr, group) {
 		return nil
 	}
-	return t.to.Transition(tr, record.TransitionFacts{Cgroup: group})
+	return t.to.Transition(tr, record.TransitionFacts{Cgroup: group, Stacks: t.stacksOf(tr)})
+}
+
+// waitForStack is how long a line waits for a stack that is being unwound: at the first
+// events of a process its unwind tables are read.
+const waitForStack = time.Second
+
+func (t *tail) stacksOf(tr *event.Transition) *record.Stacks {
+	if t.keeper == nil || !tr.Stacks.Any() {
+		return nil
+	}
+	if t.keeper.Pending(&tr.Stacks) {
+		t.settle(context.Background(), waitForStack)
+	}
+	return t.stacks(&tr.Stacks)
 }
 
 func (t *tail) idle() error {
@@ -85,7 +99,7 @@ func (t *tail) readClock(now event.KTime) {
 
 func (t *tail) readLoss(now event.KTime) error {
 	t.lossAt = now
-	loss, err := t.tracer.Loss()
+	loss, err := t.Tracer.Loss()
 	if err != nil || loss == t.loss {
 		return err
 	}

@@ -23,6 +23,14 @@ type Query struct {
 	Facts bool
 }
 
+// ListQuery is a Query with a time to watch.
+type ListQuery struct {
+	Query
+	// For is how long to watch before looking, so that stacks are known; 0 looks at once.
+	// When the context ends earlier, what was seen until then is listed, and that is no error.
+	For time.Duration
+}
+
 // StackMode says of which events stacks are taken.
 type StackMode string
 

@@ -51,6 +51,10 @@ type Suspect struct {
 	Groups    []Group  `json:"groups"`
 	Advice    []string `json:"advice"`
 	Commands  []string `json:"commands"`
+	// Threads is where its threads stand now, the same places together.
+	Threads []ThreadStack `json:"threads,omitempty" csv:"-"`
+	// StacksNotSampled counts the stacks left out because there were too many a second.
+	StacksNotSampled uint64 `json:"stacks_not_sampled,omitzero" csv:"-"`
 }
 
 // Remote is a destination and the number of sockets that go there.
@@ -60,23 +64,8 @@ type Remote struct {
 	N     int        `json:"n"`
 }
 
-// Group is sockets of one process that wait for the same reason at the same place.
-type Group struct {
-	Cause     Word `json:"cause"`
-	Direction Word `json:"direction"`
-	// Lport is set for accepted, Rport for connected sockets.
-	Lport       uint16  `json:"lport,omitzero"`
-	Rport       uint16  `json:"rport,omitzero"`
-	N           int     `json:"n"`
-	Stuck       int     `json:"stuck"`
-	OldestNS    *int64  `json:"oldest_ns,omitempty"`
-	OldestBound Word    `json:"oldest_bound"`
-	StackKind   string  `json:"stack_kind,omitempty"`
-	Frames      []Frame `json:"frames,omitempty"`
-}
-
-// FromDiagnosis builds the record. The facts must hold the processes judged; the stack
-// of a group is that of its oldest socket.
+// FromDiagnosis builds the record. The facts must hold the processes judged and the stacks
+// of the oldest socket of each group.
 func FromDiagnosis(d *diagnosis.Diagnosis, f *Facts) Diagnosis {
 	r := Diagnosis{
 		Head: head(KindDiagnosis), Time: Time{f.Clock.Wall.UTC()}, Verdict: d.Verdict.String(),
@@ -99,8 +88,9 @@ func suspectOf(p *diagnosis.Process, f *Facts) Suspect {
 		OldestNS: boundNS(int64(p.Oldest), p.OldestBound), OldestBound: Word(p.OldestBound.String()),
 		GrowthPerMin: p.GrowthPerMin, Causes: make(map[string]int, len(p.Causes)),
 		FDsOpen: positive(p.FDs.Open), FDsLimit: positive(p.FDs.Limit),
-		Peers: []Remote{}, Groups: []Group{},
+		Peers: []Remote{}, Groups: groupsOf(p.Groups, f),
 		Advice: orEmpty(p.Advice), Commands: orEmpty(p.Commands),
+		Threads: f.Threads[o.Pid], StacksNotSampled: f.Unsampled[o.Pid],
 	}
 	if p.FDsExhaustedIn != nil {
 		s.FDsExhaustedInS = new(int64(p.FDsExhaustedIn.Seconds()))
@@ -114,42 +104,7 @@ func suspectOf(p *diagnosis.Process, f *Facts) Suspect {
 	for i := range p.Listeners {
 		s.Listeners = append(s.Listeners, taskOf(&p.Listeners[i]))
 	}
-	for i := range p.Groups {
-		s.Groups = append(s.Groups, groupOf(&p.Groups[i], f))
-	}
 	return s
-}
-
-func groupOf(g *diagnosis.Group, f *Facts) Group {
-	r := Group{
-		Cause: Word(g.Cause), Direction: Word(g.Site.Direction.String()), N: g.N, Stuck: g.Stuck,
-		OldestNS: boundNS(int64(g.Oldest), g.OldestBound), OldestBound: Word(g.OldestBound.String()),
-	}
-	if g.Site.Direction == event.Out {
-		r.Rport = g.Site.Port
-	} else {
-		r.Lport = g.Site.Port
-	}
-	if kind, st := f.Stacks[g.OldestCookie].telling(); st != nil {
-		r.StackKind, r.Frames = kind, st.Frames
-	}
-	return r
-}
-
-// telling picks the stack that is nearest to the missing close().
-func (s *Stacks) telling() (kind string, st *Stack) {
-	switch {
-	case s == nil:
-		return "", nil
-	case s.EOF != nil:
-		return "eof", s.EOF
-	case s.LastRead != nil:
-		return "last_read", s.LastRead
-	case s.Open != nil:
-		return "open", s.Open
-	default:
-		return "close", s.Close
-	}
 }
 
 func boundNS(ns int64, b event.Bound) *int64 {

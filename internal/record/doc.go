@@ -21,7 +21,9 @@ const (
 	KindLoss       = "loss"
 	KindSocket     = "socket"
 	KindList       = "list"
+	KindGroups     = "groups"
 	KindDiagnosis  = "diagnosis"
+	KindExplain    = "explain"
 	KindStates     = "states"
 	KindDoctor     = "doctor"
 )

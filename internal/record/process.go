@@ -20,6 +20,10 @@ type Facts struct {
 	Peers map[event.Cookie]Peer
 	// Stacks by cookie.
 	Stacks map[event.Cookie]*Stacks
+	// Threads by pid: where the threads of suspects stand now.
+	Threads map[uint32][]ThreadStack
+	// Unsampled counts by pid the stacks that were not taken because there were too many.
+	Unsampled map[uint32]uint64
 	// Cgroups by cgroup id.
 	Cgroups map[uint64]Cgroup
 }

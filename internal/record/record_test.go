@@ -15,6 +15,7 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/owner"
+	"github.com/tcpwaitd/tcpwaitd/internal/symbol"
 )
 
 var testClock = event.Clock{
@@ -45,14 +46,16 @@ func reference(tb testing.TB, v any) string {
 	return strings.TrimSuffix(buf.String(), "\n")
 }
 
-func encode(t *event.Transition, container string) string {
+func encode(t *event.Transition, f *TransitionFacts) string {
 	e := NewTransitionEncoder()
 	e.SetClock(testClock)
-	return string(e.AppendJSON(nil, t, container))
+	return string(e.AppendJSON(nil, t, f))
 }
 
+func inContainer(id string) *TransitionFacts { return &TransitionFacts{Cgroup: Cgroup{Container: id}} }
+
 func TestTransitionJSON(t *testing.T) {
-	got := encode(fullTransition(), "abc")
+	got := encode(fullTransition(), inContainer("abc"))
 	want := `{"schema":"tcpwaitd/v1","kind":"transition","time":"2026-03-04T05:06:08.500000008Z",` +
 		`"ktime_ns":3601500000000,"cookie":12345,"netns":4026531840,"family":"ipv4","protocol":"tcp",` +
 		`"laddr":"10.1.2.3","lport":8080,"raddr":"2001:db8::1","rport":50000,` +
@@ -61,7 +64,7 @@ func TestTransitionJSON(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	got = encode(&event.Transition{Inferred: true}, "")
+	got = encode(&event.Transition{Inferred: true}, inContainer(""))
 	want = `{"schema":"tcpwaitd/v1","kind":"transition","time":null,"ktime_ns":0,"protocol":"tcp",` +
 		`"old_state":"UNKNOWN","new_state":"UNKNOWN","in_state_bound":null,"direction":null,` +
 		`"owner":{"evidence":"none"},"inferred":true}`
@@ -86,8 +89,10 @@ func FuzzTransitionJSON(f *testing.F) {
 			Owner: event.Task{Pid: uint32(port), Tid: uint32(old)}, Evidence: event.Evidence(small), Inferred: small > 128,
 		}
 		copy(tr.Owner.Comm[:], comm)
-		got := encode(tr, container)
-		if want := reference(t, FromTransition(tr, testClock, container)); got != want {
+		facts := inContainer(container)
+		facts.Stacks = fuzzStacks(small, string(comm), container, int(at))
+		got := encode(tr, facts)
+		if want := reference(t, FromTransition(tr, testClock, facts)); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 		var back struct{ Owner TransitionOwner }
@@ -98,6 +103,31 @@ func FuzzTransitionJSON(f *testing.F) {
 			t.Errorf("comm %q came back as %q", tr.Owner.Comm.String(), back.Owner.Comm)
 		}
 	})
+}
+
+// fuzzStacks makes stacks of every shape: none, empty ones, and frames with any part missing.
+func fuzzStacks(shape uint8, a, b string, line int) *Stacks {
+	if shape&1 == 0 {
+		return nil
+	}
+	frames := []symbol.Frame{
+		{Function: a, File: b, Line: line, Module: a, Offset: uint64(shape), Kind: symbol.Go},
+		{Module: b}, {Line: 1}, {}, {Kind: symbol.Kind("js")},
+	}
+	st := StackOf(frames[:int(shape)%len(frames)], &event.Stack{
+		Quality: event.Quality(shape % 6), Reason: event.UnwindReason(shape),
+		Task: event.Task{Tid: uint32(shape), Comm: event.MakeComm(a)},
+	})
+	all := &Stacks{}
+	for bit, at := range []**Stack{&all.Open, &all.LastRead, &all.EOF, &all.Close} {
+		if shape>>(bit+1)&1 == 1 {
+			*at = &st
+		}
+	}
+	if shape > 250 {
+		all.Close = &Stack{}
+	}
+	return all
 }
 
 func unescape(tb testing.TB, s string) string {
@@ -180,7 +210,7 @@ func TestFromCase(t *testing.T) {
 		Clock: testClock, Boot: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 		Processes: map[uint32]*owner.Process{42: {Exe: "/bin/java", Cmdline: []string{"java", "-jar", "x\n"}, Unit: "a.service"}},
 		Peers:     map[event.Cookie]Peer{7: {Pid: 9, Comm: "curl", State: "FIN_WAIT2"}},
-		Stacks:    map[event.Cookie]*Stacks{7: {EOF: &Stack{Frames: []Frame{NewFrame("main", "a.go", 1, "", 0)}}}},
+		Stacks:    map[event.Cookie]*Stacks{7: {EOF: &Stack{Frames: []Frame{FrameOf(&symbol.Frame{Function: "main", File: "a.go", Line: 1})}}}},
 		Cgroups:   map[uint64]Cgroup{5: {Path: "/a", Container: "c"}},
 	}
 	want := `{"schema":"tcpwaitd/v1","kind":"socket","cookie":7,"inode":8,"netns":1,"family":"ipv4","protocol":"mptcp",` +
@@ -274,9 +304,13 @@ func TestFromDiagnosis(t *testing.T) {
 func TestEncoderDoesNotAllocate(t *testing.T) {
 	e := NewTransitionEncoder()
 	e.SetClock(testClock)
-	tr, buf := fullTransition(), make([]byte, 0, 4096)
-	if n := testing.AllocsPerRun(100, func() { buf = e.AppendJSON(buf[:0], tr, "abc") }); n > 0 {
-		t.Errorf("%v allocations per transition", n)
+	tr, buf, plain := fullTransition(), make([]byte, 0, 1<<16), inContainer("abc")
+	stacked := *plain
+	stacked.Stacks = fuzzStacks(1+2+16+4*30, "f", "\x1b", 7)
+	for _, f := range []*TransitionFacts{plain, &stacked} {
+		if n := testing.AllocsPerRun(100, func() { buf = e.AppendJSON(buf[:0], tr, f) }); n > 0 {
+			t.Errorf("%v allocations per transition, stacks %v", n, f.Stacks != nil)
+		}
 	}
 }
 
@@ -287,7 +321,7 @@ func BenchmarkTransitionJSON(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		tr.At += 1000
-		buf = e.AppendJSON(buf[:0], tr, "")
+		buf = e.AppendJSON(buf[:0], tr, &TransitionFacts{})
 	}
 	b.SetBytes(int64(len(buf)))
 }
@@ -296,6 +330,6 @@ func BenchmarkTransitionReference(b *testing.B) {
 	tr := fullTransition()
 	b.ReportAllocs()
 	for b.Loop() {
-		reference(b, FromTransition(tr, testClock, ""))
+		reference(b, FromTransition(tr, testClock, &TransitionFacts{}))
 	}
 }

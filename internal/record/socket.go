@@ -68,39 +68,6 @@ func PeerOf(owner *event.Task, state event.State) Peer {
 	return Peer{Pid: owner.Pid, Comm: Escape(owner.Comm.String()), State: state.String()}
 }
 
-// Stacks are the places in the code where things happened to the socket.
-type Stacks struct {
-	Open     *Stack `json:"open,omitempty"`
-	LastRead *Stack `json:"last_read,omitempty"`
-	EOF      *Stack `json:"eof,omitempty"`
-	Close    *Stack `json:"close,omitempty"`
-}
-
-// Stack is one place, innermost frame first, and the thread that was there.
-type Stack struct {
-	Frames []Frame `json:"frames"`
-	Tid    uint32  `json:"tid,omitzero"`
-	Comm   string  `json:"comm,omitempty"`
-}
-
-// Frame is one function of a stack. Its strings come from files of the process: build
-// it with NewFrame.
-type Frame struct {
-	Function string `json:"function,omitempty"`
-	File     string `json:"file,omitempty"`
-	Line     int    `json:"line,omitzero"`
-	Module   string `json:"module,omitempty"`
-	Offset   uint64 `json:"offset,omitzero"`
-}
-
-// NewFrame escapes the names.
-func NewFrame(function, file string, line int, module string, offset uint64) Frame {
-	return Frame{
-		Function: Escape(function), File: Escape(file), Line: line,
-		Module: Escape(module), Offset: offset,
-	}
-}
-
 // FromCase builds the record of one socket.
 func FromCase(c *diagnosis.Case, f *Facts) Socket {
 	r := Socket{

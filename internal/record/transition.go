@@ -30,6 +30,8 @@ type Transition struct {
 	Container string          `json:"container,omitempty"`
 	// Inferred: the kernel did not report it, it follows from others.
 	Inferred bool `json:"inferred,omitempty"`
+	// Stacks of the socket so far; Close is that of this transition.
+	Stacks *Stacks `json:"stacks,omitempty" csv:"-"`
 }
 
 // TransitionOwner is what the socket's own record knows at that moment.
@@ -49,7 +51,7 @@ type TransitionFacts struct {
 }
 
 // FromTransition builds the record. TransitionEncoder gives the same as JSON, faster.
-func FromTransition(t *event.Transition, clock event.Clock, container string) Transition {
+func FromTransition(t *event.Transition, clock event.Clock, f *TransitionFacts) Transition {
 	r := Transition{
 		Head: head(KindTransition), Time: At(clock, t.At), KTimeNS: int64(t.At),
 		Cookie: uint64(t.Cookie), Netns: t.Flow.Netns, Family: t.Flow.Family(),
@@ -59,7 +61,7 @@ func FromTransition(t *event.Transition, clock event.Clock, container string) Tr
 		OldState: t.Old.String(), NewState: t.New.String(),
 		InBound: Word(t.InBound.String()), Direction: Word(t.Direction.String()),
 		Owner:     TransitionOwner{Evidence: event.EvidenceNone.String()},
-		Container: Escape(container), Inferred: t.Inferred,
+		Container: Escape(f.Cgroup.Container), Inferred: t.Inferred, Stacks: f.Stacks,
 	}
 	if t.InBound != event.BoundUnknown {
 		r.InStateNS = new(int64(t.InState))
@@ -93,7 +95,7 @@ func (e *TransitionEncoder) SetClock(c event.Clock) { e.offset = Offset(c) }
 func Offset(c event.Clock) int64 { return c.Wall.UnixNano() - int64(c.K) }
 
 // AppendJSON appends what json.Marshal gives for FromTransition.
-func (e *TransitionEncoder) AppendJSON(dst []byte, t *event.Transition, container string) []byte {
+func (e *TransitionEncoder) AppendJSON(dst []byte, t *event.Transition, f *TransitionFacts) []byte {
 	dst = append(dst, `{"schema":"`+Schema+`","kind":"`+KindTransition+`","time":`...)
 	if t.At == 0 {
 		dst = append(dst, "null"...)
@@ -114,14 +116,11 @@ func (e *TransitionEncoder) AppendJSON(dst []byte, t *event.Transition, containe
 	dst = append(dst, '"')
 	dst = appendInState(dst, t)
 	dst = appendOwner(dst, t)
-	if container != "" {
-		dst = append(dst, `,"container":`...)
-		dst = appendString(dst, Escape(container))
-	}
+	dst = appendStringField(dst, `,"container":`, Escape(f.Cgroup.Container))
 	if t.Inferred {
 		dst = append(dst, `,"inferred":true`...)
 	}
-	return append(dst, '}')
+	return append(appendStacks(dst, f.Stacks), '}')
 }
 
 // appendUintField leaves an unknown value out.

@@ -39,18 +39,18 @@ func (d *Diagnosis) Write(w io.Writer, r *record.Diagnosis) (err error) {
 	case o.Format == CSV || len(o.Fields) > 0:
 		return d.doc.writeRows(w, sorted.Processes)
 	}
-	p := page{color: o.Color}
+	p := page{color: o.Color, all: o.Format == Wide, whole: o.Format == Wide || o.Verbose}
 	p.headline(&sorted, o.Filtered)
 	p.rates = sorted.ObservedNS >= int64(minRate)
 	common := commonAdvice(sorted.Processes)
 	for i := range sorted.Processes {
-		p.suspect(&sorted.Processes[i], common, o.Format == Wide)
+		p.suspect(&sorted.Processes[i], common)
 	}
 	if len(common) > 0 {
 		p.printf("\n%s\n", p.painted(bold, "all of them"))
 		p.advice(common)
 	}
-	p.reservations(&sorted)
+	p.reservations(sorted.Loss, sorted.UnreadNetns)
 	return p.writeTo(w)
 }
 
@@ -126,27 +126,40 @@ func verdictColor(verdict string) string {
 
 // suspect is the block of one process. Clean ones get a line, unless all is wanted.
 // Advice that holds for all is left to the end.
-func (p *page) suspect(s *record.Suspect, common []string, all bool) {
+func (p *page) suspect(s *record.Suspect, common []string) {
+	p.printf("\n")
+	if s.Verdict == "clean" && !p.all {
+		p.printf("%s; %s\n", p.who(s), p.socketsText(s))
+		return
+	}
+	p.block(s, common)
+}
+
+// who is the process and its verdict.
+func (p *page) who(s *record.Suspect) string {
 	name := "no process known"
 	if s.Pid != 0 {
 		name = fmt.Sprintf("pid %d %s", s.Pid, s.Comm)
 	}
-	verdict := p.painted(verdictColor(s.Verdict), s.Verdict)
-	if s.Verdict == "clean" && !all {
-		p.printf("\n%s: %s; %s\n", p.painted(bold, name), verdict, p.socketsText(s))
-		return
-	}
-	p.printf("\n%s: %s\n", p.painted(bold, name), verdict)
+	return p.painted(bold, name) + ": " + p.painted(verdictColor(s.Verdict), s.Verdict)
+}
+
+// block is all that is told of one process.
+func (p *page) block(s *record.Suspect, common []string) {
+	p.printf("%s\n", p.who(s))
 	p.field("why", s.Why)
 	p.field("sockets", p.socketsText(s))
 	p.field("causes", causesText(s.Causes))
+	p.field("states", p.states)
 	p.field("files", filesText(s))
-	p.lines("command", nonEmpty(clip(cmp.Or(s.Cmdline, s.Exe), all)))
+	p.lines("command", nonEmpty(clip(cmp.Or(s.Cmdline, s.Exe), p.all)))
 	p.field("where", placeText(s))
 	p.field("peers", peersText(s.Peers))
-	p.field("listeners", listenersText(s.Listeners, all))
-	for i := range s.Groups {
-		p.group(&s.Groups[i], all)
+	p.field("listeners", listenersText(s.Listeners, p.all))
+	p.groups(s.Groups)
+	p.threads(s.Threads)
+	if s.StacksNotSampled > 0 {
+		p.field("stacks", fmt.Sprintf("%d not taken: there were too many a second", s.StacksNotSampled))
 	}
 	p.lines("try", s.Commands)
 	p.advice(slices.DeleteFunc(slices.Clone(s.Advice), func(text string) bool { return slices.Contains(common, text) }))
@@ -265,8 +278,48 @@ func listenersText(tasks []record.Task, all bool) string {
 	return strings.Join(parts, ", ")
 }
 
-// group is a line for sockets of one kind, and the place in the code.
-func (p *page) group(g *record.Group, all bool) {
+// maxGroups keeps a report readable; wide shows all.
+const maxGroups = 8
+
+func (p *page) groups(groups []record.Group) {
+	more, in := 0, 0
+	for i := range groups {
+		if i >= maxGroups && !p.all {
+			more++
+			in += groups[i].N
+			continue
+		}
+		p.group(&groups[i])
+	}
+	if more > 0 {
+		p.field("", fmt.Sprintf("and %s in %s more (-o wide)", plural(in, "socket"), plural(more, "group")))
+	}
+}
+
+// group says how many sockets of one kind there are and where in the code, then why.
+func (p *page) group(g *record.Group) {
+	text, s := groupText(g), stackedGroup(g)
+	if s.kind == "" {
+		p.field("group", text+"; "+whyText(g))
+		return
+	}
+	p.place("group", text, &s)
+	p.field("", whyText(g))
+	if p.whole {
+		p.stack(&s, len(indent)+labelWidth)
+	}
+}
+
+func groupText(g *record.Group) string {
+	text := plural(g.N, "socket")
+	if g.OldestNS != nil {
+		text += ", oldest " + ageText(*g.OldestNS, g.OldestBound)
+	}
+	return text
+}
+
+// whyText is the cause and the site of a group.
+func whyText(g *record.Group) string {
 	site := ""
 	switch {
 	case g.Lport != 0:
@@ -275,51 +328,22 @@ func (p *page) group(g *record.Group, all bool) {
 		site = fmt.Sprintf(" to port %d", g.Rport)
 	}
 	kind := map[record.Word]string{"in": "accepted", "out": "connected"}[g.Direction]
-	text := fmt.Sprintf("%d x %s: %s%s", g.N, cmp.Or(string(g.Cause), "unknown"), kind, site)
-	if g.OldestNS != nil {
-		text += ", oldest " + ageText(*g.OldestNS, g.OldestBound)
-	}
-	p.field("group", strings.ReplaceAll(text, ":  ", ": "))
-	p.lines("", framesText(g, all))
+	return joined(string(g.Cause), strings.TrimSpace(kind+site))
 }
 
-// maxFrames keeps a report readable; wide shows all.
-const maxFrames = 6
-
-func framesText(g *record.Group, all bool) []string {
-	var lines []string
-	for i, f := range g.Frames {
-		if i == maxFrames && !all {
-			return append(lines, fmt.Sprintf("     ... %d more", len(g.Frames)-i))
-		}
-		at := "     "
-		if i == 0 {
-			at = g.StackKind + ": "
-		}
-		lines = append(lines, at+frameText(&f))
-	}
-	return lines
-}
-
-func frameText(f *record.Frame) string {
-	switch {
-	case f.Function != "" && f.File != "":
-		return fmt.Sprintf("%s %s:%d", f.Function, f.File, f.Line)
-	case f.Function != "":
-		return strings.TrimSpace(f.Function + " " + f.Module)
-	default:
-		return fmt.Sprintf("%s+%#x", cmp.Or(f.Module, "?"), f.Offset)
-	}
+// joined is the parts that are not empty, with commas.
+func joined(parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(part string) bool { return part == "" }), ", ")
 }
 
 // reservations say what the verdict cannot know.
-func (p *page) reservations(r *record.Diagnosis) {
-	if l := r.Loss; l.Any() {
+func (p *page) reservations(l record.LossCounts, unread []record.UnreadNetns) {
+	if l.Any() {
 		p.printf("\n%s\n", LossText(event.Loss{
 			Lost: l.Lost, Dropped: l.Dropped, Evicted: l.Evicted, Missed: l.Missed,
 		}))
 	}
-	for _, ns := range r.UnreadNetns {
+	for _, ns := range unread {
 		p.printf("\nnetwork namespace %d could not be read: %s\n", ns.Netns, ns.Reason)
 	}
 }

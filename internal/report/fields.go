@@ -26,6 +26,9 @@ func TransitionFields() []string {
 // SuspectFields are those of Diagnosis.
 func SuspectFields() []string { return allNames(leavesOf[record.Suspect]()) }
 
+// ExplainFields are those of Explain.
+func ExplainFields() []string { return allNames(leavesOf[record.Socket]()) }
+
 // CheckFields are those of Doctor.
 func CheckFields() []string { return allNames(leavesOf[record.Check]()) }
 

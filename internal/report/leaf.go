@@ -19,13 +19,15 @@ type leaf struct {
 	typ   reflect.Type
 	// omit: zero is unknown, as the record leaves it out.
 	omit bool
+	// extra: the field is tagged csv:"-", and CSV leaves it out unless it was chosen.
+	extra bool
 }
 
 // leavesOf lists the fields of a record in its order. schema and kind are not
 // among them: they are the same in every row.
-func leavesOf[T any]() []leaf { return walk(reflect.TypeFor[T](), "", nil) }
+func leavesOf[T any]() []leaf { return walk(reflect.TypeFor[T](), "", nil, false) }
 
-func walk(t reflect.Type, prefix string, index []int) []leaf {
+func walk(t reflect.Type, prefix string, index []int, extra bool) []leaf {
 	var all []leaf
 	for i := range t.NumField() {
 		field := t.Field(i)
@@ -35,14 +37,15 @@ func walk(t reflect.Type, prefix string, index []int) []leaf {
 		if inner.Kind() == reflect.Pointer {
 			inner = inner.Elem()
 		}
+		extra := extra || field.Tag.Get("csv") == "-"
 		switch {
 		case inner == reflect.TypeFor[record.Head]():
 		case field.Anonymous:
-			all = append(all, walk(inner, prefix, at)...)
+			all = append(all, walk(inner, prefix, at, extra)...)
 		case isObject(inner):
-			all = append(all, walk(inner, prefix+name+".", at)...)
+			all = append(all, walk(inner, prefix+name+".", at, extra)...)
 		default:
-			all = append(all, leaf{prefix + name, at, inner, option != "" && inner.Kind() != reflect.Bool})
+			all = append(all, leaf{prefix + name, at, inner, option != "" && inner.Kind() != reflect.Bool, extra})
 		}
 	}
 	return all
@@ -52,7 +55,11 @@ func isObject(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && t != reflect.TypeFor[record.Time]() && t != reflect.TypeFor[netip.Addr]()
 }
 
-// allNames is the default of CSV.
+// usualNames is the default of CSV.
+func usualNames(fields []leaf) []string {
+	return allNames(slices.DeleteFunc(slices.Clone(fields), func(l leaf) bool { return l.extra }))
+}
+
 func allNames(fields []leaf) []string {
 	names := make([]string, 0, len(fields))
 	for _, l := range fields {

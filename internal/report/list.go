@@ -39,7 +39,7 @@ func NewList(o Options) (*List, error) {
 		l.all = override(l.all, socketColumns(o.Threshold))
 	}
 	var err error
-	if l.cols, err = choose(l.all, o.Fields, defaultSocketColumns(o.Format, fields)); err != nil {
+	if l.cols, err = choose(l.all, o.Fields, defaultSocketColumns(o.Format, fields, o.Stacks)); err != nil {
 		return nil, err
 	}
 	if len(o.Fields) > 0 {

@@ -18,20 +18,34 @@ const (
 	JSON  Format = "json"
 	JSONL Format = "jsonl"
 	CSV   Format = "csv"
+	// PProf and Folded are profiles: only of what has stacks.
+	PProf  Format = "pprof"
+	Folded Format = "folded"
 )
 
-// Formats lists what --output takes.
+// Formats lists what --output takes everywhere.
 func Formats() []string {
 	return []string{string(Table), string(Wide), string(JSON), string(JSONL), string(CSV)}
 }
 
-// ParseFormat returns an *OptionError for an unknown name.
-func ParseFormat(name string) (Format, error) {
-	if !slices.Contains(Formats(), name) {
-		return "", &OptionError{"output", name, "one of " + strings.Join(Formats(), ", ")}
+// ProfileFormats lists what --output takes besides where there are stacks.
+func ProfileFormats() []string { return []string{string(PProf), string(Folded)} }
+
+// ParseFormat returns an *OptionError for a name that is neither of Formats nor of also.
+func ParseFormat(name string, also ...string) (Format, error) {
+	valid := append(Formats(), also...)
+	if !slices.Contains(valid, name) {
+		want := "one of " + strings.Join(valid, ", ")
+		if slices.Contains(ProfileFormats(), name) {
+			want += ": there are no stacks to make a profile of"
+		}
+		return "", &OptionError{"output", name, want}
 	}
 	return Format(name), nil
 }
+
+// Profile reports whether the format is a profile.
+func (f Format) Profile() bool { return f == PProf || f == Folded }
 
 // Options are the same for all writers.
 type Options struct {
@@ -48,6 +62,12 @@ type Options struct {
 	Threshold time.Duration
 	// Filtered: the user chose among the sockets, so how many were looked at says nothing.
 	Filtered bool
+	// Verbose shows whole stacks in tables, not only the place that stands for them.
+	Verbose bool
+	// Stacks: they were asked for, so tables have room for them.
+	Stacks bool
+	// Version is that of the program, for formats that keep it.
+	Version string
 	// Messages takes what a table has no place for, nil for nothing.
 	Messages io.Writer
 }

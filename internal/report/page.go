@@ -12,6 +12,12 @@ import (
 type page struct {
 	buf   strings.Builder
 	color bool
+	// all: nothing is left out or cut off.
+	all bool
+	// whole: stacks are shown with all their frames.
+	whole bool
+	// states are the sockets of the one process shown, by state.
+	states string
 	// rates: growth per minute is worth telling even where it is not established.
 	rates bool
 }

@@ -22,9 +22,12 @@ type document[D, R any] struct {
 func newDocument[D, R any](o Options, list string) (*document[D, R], error) {
 	d := &document[D, R]{o: o, list: list}
 	for _, l := range leavesOf[R]() {
-		d.all = append(d.all, leafColumn(l, func(r *R) reflect.Value { return reflect.ValueOf(r) }))
+		c := leafColumn(l, func(r *R) reflect.Value { return reflect.ValueOf(r) })
+		d.all = append(d.all, c)
+		if !l.extra {
+			d.cols = append(d.cols, c)
+		}
 	}
-	d.cols = d.all
 	if len(o.Fields) > 0 {
 		var err error
 		if d.cols, err = pick("fields", d.all, o.Fields); err != nil {

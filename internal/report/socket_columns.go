@@ -10,18 +10,22 @@ import (
 
 // defaultSocketColumns are the columns without --fields. The table's fit 80 characters
 // with usual addresses.
-func defaultSocketColumns(f Format, fields []leaf) []string {
+func defaultSocketColumns(f Format, fields []leaf, stacks bool) []string {
 	switch f {
 	case Table:
 		return []string{"age", "cause", "owner.pid", "comm", "local", "remote", "recv_q"}
 	case Wide:
-		return []string{
+		wide := []string{
 			"age", "at_most", "cause", "state", "direction", "owner.pid", "owner.comm", "owner.evidence",
 			"local", "remote", "recv_q", "send_q", "holders", "accept_queue", "other_end",
 			"netns", "cookie", "container_id", "owner.unit", "owner.cmdline",
 		}
+		if stacks {
+			wide = append(wide, "place")
+		}
+		return wide
 	default:
-		return allNames(fields)
+		return usualNames(fields)
 	}
 }
 
@@ -122,6 +126,7 @@ func wideColumns() []column[*socketRow] {
 		{name: "owner.cmdline", header: "CMDLINE", text: func(dst []byte, r *socketRow) []byte {
 			return append(dst, record.Cmdline(r.facts.Process(r.c.Blamed.Pid))...)
 		}},
+		{name: "place", header: "PLACE", text: appendPlace},
 	}
 }
 
@@ -186,6 +191,14 @@ func appendPeer(dst []byte, r *socketRow) []byte {
 		dst = append(append(append(dst, '/'), p.Comm...), ' ')
 	}
 	return append(dst, p.State...)
+}
+
+// appendPlace writes the telling stack in one line.
+func appendPlace(dst []byte, r *socketRow) []byte {
+	cause := record.CauseOf(r.c)
+	kind, st := r.facts.Stacks[r.c.Cookie].Telling(cause)
+	s := stackedOf(kind, record.Word(r.c.Direction.String()), cause, st)
+	return append(dst, s.place()...)
 }
 
 // appendContainer shortens the id as the runtimes' own tools do.

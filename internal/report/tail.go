@@ -76,7 +76,7 @@ func (t *Tail) start() {
 // transitionRow is one row; the record is built only if a column asks for it.
 type transitionRow struct {
 	t      *event.Transition
-	cgroup record.Cgroup
+	facts  record.TransitionFacts
 	clock  event.Clock
 	offset int64
 	rec    record.Transition
@@ -85,7 +85,7 @@ type transitionRow struct {
 
 func (r *transitionRow) record() reflect.Value {
 	if !r.built {
-		r.rec, r.built = record.FromTransition(r.t, r.clock, r.cgroup.Container), true
+		r.rec, r.built = record.FromTransition(r.t, r.clock, &r.facts), true
 	}
 	return reflect.ValueOf(&r.rec)
 }
@@ -102,27 +102,51 @@ func (t *Tail) Transition(tr *event.Transition, f record.TransitionFacts) error 
 	switch t.o.Format {
 	case JSON, JSONL:
 		if t.pick == nil {
-			t.line.buf = t.json.AppendJSON(t.line.buf, tr, f.Cgroup.Container)
+			t.line.buf = t.json.AppendJSON(t.line.buf, tr, &f)
 			break
 		}
-		t.set(tr, f.Cgroup).record()
+		t.set(tr, f).record()
 		text, err := t.pick.marshal(&t.row.rec)
 		if err != nil {
 			return err
 		}
 		t.line.buf = append(t.line.buf, text...)
 	case CSV:
-		t.line.buf, t.cell = appendCSVRow(t.line.buf, t.cell, t.cols, t.set(tr, f.Cgroup))
+		t.line.buf, t.cell = appendCSVRow(t.line.buf, t.cell, t.cols, t.set(tr, f))
 		return t.spill()
 	default:
-		t.appendRow(t.set(tr, f.Cgroup))
+		t.appendRow(t.set(tr, f))
+		if f.Stacks != nil {
+			t.line.end()
+			t.appendStack(tr, f.Stacks)
+			return t.spill()
+		}
 	}
 	t.line.end()
 	return t.spill()
 }
 
-func (t *Tail) set(tr *event.Transition, cgroup record.Cgroup) *transitionRow {
-	t.row.t, t.row.cgroup, t.row.built = tr, cgroup, false
+// appendStack adds the place below the transition it belongs to: where the connection was
+// opened, what is known when the wait begins, where it was closed.
+func (t *Tail) appendStack(tr *event.Transition, stacks *record.Stacks) {
+	kind, st := event.StackClose.String(), stacks.Close
+	if st == nil && (tr.New == event.SynSent || tr.New == event.CloseWait) {
+		kind, st = stacks.Telling("")
+	}
+	if st == nil {
+		return
+	}
+	p := page{all: t.o.Format == Wide}
+	s := stackedOf(kind, record.Word(tr.Direction.String()), "", st)
+	p.place("", "", &s)
+	if t.o.Verbose || t.o.Format == Wide {
+		p.stack(&s, len(indent)+labelWidth)
+	}
+	t.line.buf = append(t.line.buf, p.buf.String()...)
+}
+
+func (t *Tail) set(tr *event.Transition, f record.TransitionFacts) *transitionRow {
+	t.row.t, t.row.facts, t.row.built = tr, f, false
 	return &t.row
 }
 

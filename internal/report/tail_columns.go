@@ -17,7 +17,7 @@ func defaultTransitionColumns(f Format, fields []leaf) []string {
 			"direction", "netns", "cookie", "container",
 		}
 	default:
-		return allNames(fields)
+		return usualNames(fields)
 	}
 }
 
@@ -50,7 +50,7 @@ func transitionColumns(stamp *record.Stamp) []column[*transitionRow] {
 		},
 		{
 			name: "container", header: "CONTAINER", width: 12,
-			text: func(dst []byte, r *transitionRow) []byte { return record.AppendEscaped(dst, r.cgroup.Container) },
+			text: func(dst []byte, r *transitionRow) []byte { return record.AppendEscaped(dst, r.facts.Cgroup.Container) },
 		},
 	}...)
 }

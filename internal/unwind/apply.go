@@ -144,7 +144,6 @@ func (w *walker) stepAnonymous() {
 	case r.V8:
 		w.stepFramePointer(false)
 	default:
-		w.guessed = true
-		w.stepFramePointer(false)
+		w.accept(w.byFramePointer(), event.ReasonNoRule)
 	}
 }

@@ -19,7 +19,11 @@ func (w *walker) stepWithoutRule(why event.UnwindReason) {
 		w.stepFramePointer(false)
 		return
 	}
-	c := w.guess()
+	w.accept(w.guess(), why)
+}
+
+// accept goes to a caller that was guessed, or stops for the reason why.
+func (w *walker) accept(c caller, why event.UnwindReason) {
 	if c.fit == fitNone {
 		w.stop(why)
 		return
@@ -161,6 +165,7 @@ func (w *walker) execute(r *run, in x86asm.Inst) bool {
 		return true
 	case x86asm.CALL, x86asm.CMP, x86asm.TEST:
 		return true // nothing is written
+	default:
 	}
 	switch in.Args[0] {
 	case x86asm.RSP:
@@ -193,12 +198,13 @@ func (r *run) setSP(in x86asm.Inst) bool {
 		case !ok || m.Index != 0:
 			return false
 		case m.Base == x86asm.RSP:
-			r.sp += uint64(m.Disp)
+			r.sp += displacement(m)
 			return true
 		case m.Base == x86asm.RBP:
-			r.sp = r.fp + uint64(m.Disp)
+			r.sp = r.fp + displacement(m)
 			return true
 		}
+	default:
 	}
 	return false
 }

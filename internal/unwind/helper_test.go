@@ -46,29 +46,29 @@ func requireFile(tb testing.TB, patterns ...string) string {
 }
 
 // build compiles testdata/chain.c.
-func build(t *testing.T, compiler string, flags ...string) string {
-	t.Helper()
-	requireTool(t, compiler)
-	out := filepath.Join(t.TempDir(), "chain")
+func build(tb testing.TB, compiler string, flags ...string) string {
+	tb.Helper()
+	requireTool(tb, compiler)
+	out := filepath.Join(tb.TempDir(), "chain")
 	args := append([]string{"-O2", "-o", out}, flags...)
-	runTool(t, compiler, append(args, filepath.Join("testdata", "chain.c"))...)
+	runTool(tb, compiler, append(args, filepath.Join("testdata", "chain.c"))...)
 	return out
 }
 
 // buildGo compiles testdata/chain.go.
-func buildGo(t *testing.T, flags ...string) string {
-	t.Helper()
-	requireTool(t, "go")
-	out := filepath.Join(t.TempDir(), "chain")
+func buildGo(tb testing.TB, flags ...string) string {
+	tb.Helper()
+	requireTool(tb, "go")
+	out := filepath.Join(tb.TempDir(), "chain")
 	args := append([]string{"build", "-o", out}, flags...)
-	runTool(t, "go", append(args, filepath.Join("testdata", "chain.go"))...)
+	runTool(tb, "go", append(args, filepath.Join("testdata", "chain.go"))...)
 	return out
 }
 
-func runTool(t *testing.T, name string, args ...string) {
-	t.Helper()
+func runTool(tb testing.TB, name string, args ...string) {
+	tb.Helper()
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+		tb.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
 }
 
@@ -79,17 +79,17 @@ type thread struct {
 
 // start runs a program and returns when one of its threads is blocked in the system call:
 // by its number and, where that is not enough to tell, its first argument.
-func start(t *testing.T, call int, firstArg string, name string, args ...string) thread {
-	t.Helper()
+func start(tb testing.TB, call int, firstArg string, name string, args ...string) thread {
+	tb.Helper()
 	cmd := exec.Command(name, args...)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		_ = stdin.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -104,7 +104,7 @@ func start(t *testing.T, call int, firstArg string, name string, args ...string)
 			}
 		}
 	}
-	t.Fatalf("%s %v: no thread entered system call %q", name, args, want)
+	tb.Fatalf("%s %v: no thread entered system call %q", name, args, want)
 	return thread{}
 }
 
@@ -118,26 +118,26 @@ const (
 const rawBytes = 32 << 10
 
 // snapshot takes the registers and the stack of a thread, as the kernel side would.
-func (th thread) snapshot(t *testing.T) *Snapshot {
-	t.Helper()
+func (th thread) snapshot(tb testing.TB) *Snapshot {
+	tb.Helper()
 	runtime.LockOSThread() // ptrace is bound to it
 	defer runtime.UnlockOSThread()
 	if err := unix.PtraceSeize(th.tid); err != nil {
 		if errors.Is(err, unix.EPERM) {
-			testenv.Skip(t, "ptrace", err.Error())
+			testenv.Skip(tb, "ptrace", err.Error())
 		}
-		t.Fatalf("seize %d: %v", th.tid, err)
+		tb.Fatalf("seize %d: %v", th.tid, err)
 	}
 	defer func() { _ = unix.PtraceDetach(th.tid) }()
 	if err := unix.PtraceInterrupt(th.tid); err != nil {
-		t.Fatalf("interrupt %d: %v", th.tid, err)
+		tb.Fatalf("interrupt %d: %v", th.tid, err)
 	}
 	if _, err := unix.Wait4(th.tid, nil, unix.WALL, nil); err != nil {
-		t.Fatalf("wait for %d: %v", th.tid, err)
+		tb.Fatalf("wait for %d: %v", th.tid, err)
 	}
 	var r unix.PtraceRegs
 	if err := unix.PtraceGetRegs(th.tid, &r); err != nil {
-		t.Fatalf("registers of %d: %v", th.tid, err)
+		tb.Fatalf("registers of %d: %v", th.tid, err)
 	}
 	s := &Snapshot{Task: event.Task{Pid: uint32(th.pid), Tid: uint32(th.tid)}}
 	for reg, v := range map[uint8]uint64{
@@ -149,7 +149,7 @@ func (th thread) snapshot(t *testing.T) *Snapshot {
 	s.Stack = make([]byte, rawBytes)
 	n, err := memory(th.pid).ReadAt(s.Stack, r.Rsp)
 	if n == 0 {
-		t.Fatalf("stack of %d: %v", th.tid, err)
+		tb.Fatalf("stack of %d: %v", th.tid, err)
 	}
 	s.Stack = s.Stack[:n]
 	return s
@@ -177,11 +177,11 @@ func (m memory) ReadAt(buf []byte, addr uint64) (int, error) {
 }
 
 // process describes a running process from /proc.
-func process(t testing.TB, pid int) *object.Process {
-	t.Helper()
+func process(tb testing.TB, pid int) *object.Process {
+	tb.Helper()
 	f, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer f.Close()
 	p := &object.Process{Pid: uint32(pid), Memory: memory(pid)}
@@ -191,7 +191,7 @@ func process(t testing.TB, pid int) *object.Process {
 		var perms, dev, path string
 		var ino uint64
 		if n, _ := fmt.Sscanf(lines.Text(), "%x-%x %s %x %s %d %s", &v.Start, &v.End, &perms, &v.Offset, &dev, &ino, &path); n < 6 {
-			t.Fatalf("maps of %d: %q", pid, lines.Text())
+			tb.Fatalf("maps of %d: %q", pid, lines.Text())
 		}
 		if perms[2] != 'x' {
 			continue
@@ -200,7 +200,7 @@ func process(t testing.TB, pid int) *object.Process {
 		if ino != 0 {
 			m.Key = object.Key{Ino: ino}
 			if objects[path] == nil {
-				objects[path] = openObject(t, path, len(objects)+1)
+				objects[path] = openObject(tb, path, len(objects)+1)
 			}
 			m.Object = objects[path]
 		}
@@ -209,13 +209,13 @@ func process(t testing.TB, pid int) *object.Process {
 	return p
 }
 
-func openObject(t testing.TB, path string, id int) *object.Object {
-	t.Helper()
+func openObject(tb testing.TB, path string, id int) *object.Object {
+	tb.Helper()
 	f, err := os.Open(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = f.Close() })
+	tb.Cleanup(func() { _ = f.Close() })
 	return &object.Object{ID: event.ObjectID(id), Path: path, File: f}
 }
 
@@ -228,11 +228,11 @@ type symbol struct {
 }
 
 // readSymbols reads .symtab, and .dynsym for what is not in it.
-func readSymbols(t testing.TB, path string) symbols {
-	t.Helper()
+func readSymbols(tb testing.TB, path string) symbols {
+	tb.Helper()
 	f, err := elf.Open(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer f.Close()
 	all, _ := f.Symbols()
@@ -266,12 +266,12 @@ func (s symbols) find(off uint64) (found symbol, ok bool) {
 // namer names frames.
 type namer map[event.ObjectID]symbols
 
-func newNamer(t testing.TB, p *object.Process) namer {
-	t.Helper()
+func newNamer(tb testing.TB, p *object.Process) namer {
+	tb.Helper()
 	n := namer{}
 	for _, m := range p.Maps {
 		if m.Object != nil && n[m.Object.ID] == nil {
-			n[m.Object.ID] = readSymbols(t, m.Object.Path)
+			n[m.Object.ID] = readSymbols(tb, m.Object.Path)
 		}
 	}
 	return n

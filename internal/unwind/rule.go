@@ -79,8 +79,8 @@ const (
 // ruleInvalid is number 0 of every list.
 var ruleInvalid = Rule{Flags: FlagCommand, Param: CommandInvalid}
 
-// MaxRules is the room for rules on the kernel side. 17 large objects of different
-// languages have 1,650 different ones, the 17th added 5.
+// MaxRules is the room for rules on the kernel side. All 1,180 objects of a development
+// machine together have 4,534 different ones, six servers and their libraries 843.
 const MaxRules = 8192
 
 // Rules is the list of all rules that tables refer to, each once. It only grows. It is

@@ -63,7 +63,11 @@ func makeTable(blocks []block) (*Table, error) {
 		}
 		return 0
 	})
-	var b builder
+	most := 1
+	for _, bl := range blocks {
+		most += len(bl.rows) + 1
+	}
+	b := builder{rows: make([]uint64, 0, min(most, maxRows))}
 	for _, bl := range blocks {
 		if err := b.add(bl); err != nil {
 			return nil, err
@@ -72,7 +76,7 @@ func makeTable(blocks []block) (*Table, error) {
 	if err := b.close(); err != nil {
 		return nil, err
 	}
-	return &Table{Rows: slices.Clip(b.rows)}, nil
+	return &Table{Rows: slices.Clone(b.rows)}, nil // with no more room than rows
 }
 
 type builder struct {

@@ -86,22 +86,26 @@ func comparePCs(t *testing.T, what string, got, want []uint64) {
 }
 
 func TestUnwindSignalHandler(t *testing.T) {
-	for _, flags := range [][]string{{"-fomit-frame-pointer"}, {"-static"}} {
-		program := build(t, "gcc", flags...)
-		th := start(t, sysRead, "", program, "signal")
-		r, names := unwindNow(t, th, false, nil)
-		checkComplete(t, "signal", r, names, []string{"do_read", "in_handler", "handler"})
-		checkComplete(t, "signal", r, names, []string{"spin_inner", "spin_outer", "main"})
-		comparePCs(t, "signal", r.PCs, gdbPCs(t, th))
-		// The interrupted frame is at its instruction, not after a call.
-		i := slices.Index(names, "spin_inner")
-		for j, f := range r.Frames {
-			if want := j != 0 && j != i; f.Return != want {
-				// kill() itself is what the signal interrupted, where it is a frame.
-				if names[j] == "kill" && !f.Return {
-					continue
+	for _, c := range []struct {
+		mode        string
+		interrupted []string
+		outer       []string
+	}{
+		{"signal", []string{"kill", "__kill"}, []string{"spin_inner", "spin_outer", "main"}},
+		{"fault", []string{"fault"}, []string{"fault", "main"}},
+	} {
+		for _, flag := range []string{"-fomit-frame-pointer", "-static"} {
+			program := build(t, "gcc", flag)
+			th := start(t, sysRead, "", program, c.mode)
+			r, names := unwindNow(t, th, false, nil)
+			checkComplete(t, c.mode, r, names, []string{"do_read", "in_handler", "handler"})
+			checkComplete(t, c.mode, r, names, c.outer)
+			comparePCs(t, c.mode, r.PCs, gdbPCs(t, th))
+			// What the signal interrupted is at an instruction, not after a call.
+			for i, f := range r.Frames {
+				if want := i != 0 && !slices.Contains(c.interrupted, names[i]); f.Return != want {
+					t.Errorf("%s, frame %d, %s: return address %v, want %v", c.mode, i, names[i], f.Return, want)
 				}
-				t.Errorf("frame %d, %s: return address %v, want %v", j, names[j], f.Return, want)
 			}
 		}
 	}

@@ -1,6 +1,6 @@
 /*
  * Blocks in read(0) or accept() below a chain of functions, so that its stack can be
- * looked at: chain read | accept | signal | buffer.
+ * looked at: chain read | accept | buffer | signal | fault.
  */
 #include <netinet/in.h>
 #include <signal.h>
@@ -64,6 +64,12 @@ NOINLINE void in_handler(void)
 	sink++;
 }
 
+/* Faults in its first instruction. */
+NOINLINE int fault(volatile int *p)
+{
+	return *p;
+}
+
 static void handler(int sig)
 {
 	in_handler();
@@ -95,6 +101,12 @@ int main(int argc, char **argv)
 		signal(SIGUSR1, handler);
 		r = spin_outer();
 		sink++;
+		return r;
+	}
+	if (!strcmp(mode, "fault")) {
+		signal(SIGSEGV, handler);
+		r = fault(0);
+		sink += r;
 		return r;
 	}
 	if (!strcmp(mode, "accept")) {

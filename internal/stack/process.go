@@ -1,0 +1,230 @@
+package stack
+
+import (
+	"context"
+	"debug/buildinfo"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/object"
+	"github.com/tcpwaitd/tcpwaitd/internal/symbol"
+	"github.com/tcpwaitd/tcpwaitd/internal/symbol/hotspot"
+	"github.com/tcpwaitd/tcpwaitd/internal/symbol/python"
+	"github.com/tcpwaitd/tcpwaitd/internal/symbol/v8"
+	"github.com/tcpwaitd/tcpwaitd/internal/tracer"
+)
+
+// process is what is known of one process. Only the worker changes it.
+type process struct {
+	object.Process
+	namers  []symbol.Namer
+	runtime event.Runtime
+	python  *python.Runtime
+	java    *hotspot.Runtime
+	// gone: it has ended, its pid may be another one's.
+	gone bool
+}
+
+// forget makes the next stack of the pid that of a new process.
+func (k *Keeper) forget(pid uint32) { delete(k.processes, pid) }
+
+// process returns what is known of a pid, nil if nothing is.
+func (k *Keeper) process(pid uint32) *process {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.processes[pid]
+}
+
+// learnAll looks at processes in one pass over the mappings of all.
+func (k *Keeper) learnAll(pids map[uint32]bool) {
+	all, err := k.kernel.Mappings(context.Background(), 0)
+	if err != nil {
+		k.log.Info("executable mappings", "error", err)
+		return
+	}
+	for pid := range pids {
+		if vmas := all[pid]; len(vmas) > 0 {
+			k.adopt(pid, vmas)
+		}
+	}
+}
+
+// learn looks at one process, if it is new.
+func (k *Keeper) learn(pid uint32) *process {
+	if p := k.process(pid); p != nil && !p.gone {
+		return p
+	}
+	all, err := k.kernel.Mappings(context.Background(), pid)
+	if err != nil || len(all[pid]) == 0 {
+		k.log.Debug("executable mappings", "pid", pid, "error", err)
+		return k.process(pid)
+	}
+	return k.adopt(pid, all[pid])
+}
+
+// adopt loads what a process runs and tells the kernel side about its runtime.
+func (k *Keeper) adopt(pid uint32, vmas []object.VMA) *process {
+	p := &process{Process: object.Process{Pid: pid, Memory: object.OpenMemory(pid)}}
+	for _, vma := range vmas {
+		p.Maps = append(p.Maps, k.open(pid, vma))
+	}
+	slices.SortFunc(p.Maps, func(a, b object.Mapped) int {
+		if a.Start < b.Start {
+			return -1
+		}
+		return 1
+	})
+	starting := k.detect(p)
+	k.mu.Lock()
+	if len(k.processes) >= maxProcesses {
+		k.makeRoom()
+	}
+	k.processes[pid] = p
+	k.mu.Unlock()
+	isGo := false
+	way, _ := k.kernel.Unwinder()
+	if way == tracer.UnwindNone {
+		return p
+	}
+	if way == tracer.UnwindRaw {
+		isGo = k.isGo(pid)
+	}
+	if starting {
+		// The next stack asks again.
+		return p
+	}
+	if err := k.kernel.SetRuntime(pid, &p.runtime, isGo); err != nil {
+		k.log.Info("stacks of a process stay incomplete", "pid", pid, "error", err)
+	}
+	return p
+}
+
+// makeRoom forgets a process that is gone, or any.
+func (k *Keeper) makeRoom() {
+	victim := uint32(0)
+	for pid, p := range k.processes {
+		victim = pid
+		if p.gone {
+			break
+		}
+	}
+	delete(k.processes, victim)
+	k.evicted++
+}
+
+// open finds the file of a mapping and gives its table to the kernel side.
+func (k *Keeper) open(pid uint32, vma object.VMA) object.Mapped {
+	m := object.Mapped{VMA: vma}
+	if vma.Key == (object.Key{}) {
+		return m
+	}
+	o, err := k.objects.Open(pid, &vma)
+	if err != nil {
+		k.log.Debug("mapped file", "pid", pid, "error", err)
+		return m
+	}
+	m.Object = o
+	if err := k.tables.load(o); err != nil {
+		k.log.Debug("unwind table", "file", o.Path, "error", err)
+	}
+	return m
+}
+
+// detect finds the language runtimes. One that cannot be read costs its frames' names;
+// one that is still being set up can be read later.
+func (k *Keeper) detect(p *process) (starting bool) {
+	var err error
+	if p.python, err = python.Detect(&p.Process); err != nil {
+		starting = errors.Is(err, python.ErrStarting)
+		k.log.Info("Python frames are not shown", "pid", p.Pid, "error", err)
+	} else if p.python != nil {
+		p.runtime.Python = p.python.Layout()
+		p.runtime.PythonTrampoline = p.python.Trampoline()
+		p.namers = append(p.namers, p.python)
+	}
+	if p.java, err = hotspot.Detect(&p.Process); err != nil {
+		k.log.Info("Java frames are not shown", "pid", p.Pid, "error", err)
+	} else if p.java != nil {
+		p.runtime.HotSpot = p.java.Layout()
+		p.namers = append(p.namers, p.java)
+	}
+	js, err := v8.Detect(&p.Process)
+	if err != nil {
+		k.log.Info("JavaScript frames are not shown", "pid", p.Pid, "error", err)
+	} else if js != nil {
+		p.runtime.V8 = true
+		p.namers = append(p.namers, js)
+	}
+	return starting
+}
+
+// isGo: its own code keeps frame pointers that can be believed.
+func (k *Keeper) isGo(pid uint32) bool {
+	f, err := os.Open(filepath.Join(k.proc, strconv.FormatUint(uint64(pid), 10), "exe"))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	_, err = buildinfo.Read(f)
+	return err == nil
+}
+
+// learnMapping adds one mapping to a known process: a library that was loaded later.
+func (k *Keeper) learnMapping(pid uint32, vma *object.VMA) *process {
+	p := k.process(pid)
+	if p == nil || p.gone {
+		return k.learn(pid)
+	}
+	i, found := slices.BinarySearchFunc(p.Maps, vma.Start, func(m object.Mapped, at uint64) int {
+		switch {
+		case m.Start < at:
+			return -1
+		case m.Start > at:
+			return 1
+		}
+		return 0
+	})
+	if found && p.Maps[i].Key == vma.Key && p.Maps[i].Object != nil {
+		// The table was dropped to make room, or not ready when the stack was taken.
+		if err := k.tables.load(p.Maps[i].Object); err != nil {
+			k.log.Debug("unwind table", "file", p.Maps[i].Object.Path, "error", err)
+		}
+		return p
+	}
+	// A new list: who names a stack meanwhile has the old one.
+	maps := slices.DeleteFunc(slices.Clone(p.Maps), func(m object.Mapped) bool {
+		return m.Start < vma.End && vma.Start < m.End
+	})
+	maps = append(maps, k.open(pid, *vma))
+	slices.SortFunc(maps, func(a, b object.Mapped) int {
+		if a.Start < b.Start {
+			return -1
+		}
+		return 1
+	})
+	k.mu.Lock()
+	p.Maps = maps
+	k.mu.Unlock()
+	return p
+}
+
+// learnFor looks at the process of a stack that was walked without knowing its runtime.
+func (k *Keeper) learnFor(s *kept) {
+	k.mu.Lock()
+	if p := k.processes[s.Task.Pid]; p != nil && !p.gone {
+		// Known here, not there: it was starting, or made room. Look again.
+		k.forget(s.Task.Pid)
+	}
+	k.mu.Unlock()
+	p := k.learn(s.Task.Pid)
+	if p == nil || p.python == nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s.Quality, s.Reason = event.QualityTruncated, event.ReasonNewRuntime
+}
