@@ -77,7 +77,7 @@ static __always_inline int step_interpreted(struct walk *w)
 	return arrive(w, w->memory[4], sp);
 }
 
-/* Leaves w->kind at 0 where a frame pointer is the way to go on. */
+/* Leaves w->kind at 0 where it knows no way to go on. */
 static __always_inline int step_hotspot(struct walk *w, struct runtime *rt,
 					__u64 pc)
 {
@@ -91,9 +91,9 @@ static __always_inline int step_hotspot(struct walk *w, struct runtime *rt,
 		w->aux = 0;
 		return 0;
 	}
-	if (!words || words > MAX_COMPILED_WORDS)
-		return 0; /* a stub */
 	w->kind = FRAME_COMPILED;
+	if (!words || words > MAX_COMPILED_WORDS)
+		return step_frame_pointer(w); /* a stub */
 	cfa = w->reg[REG_SP] + words * 8;
 	if (!read_user(w->memory, 16, cfa - 16))
 		return stop(w, REASON_UNREADABLE);

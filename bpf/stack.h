@@ -5,7 +5,7 @@
 
 #define MAX_PROCESSES 8192
 #define MAX_SEEN      16384
-#define RAW_PER_S     16 /* raw stacks of one process in a second */
+#define RAW_PER_S     64 /* raw stacks of one process in a second */
 #define PAGE	      4096
 #define SECOND	      1000000000ULL
 
@@ -248,6 +248,7 @@ static __always_inline bool wants_raw(struct walk *w, struct budget *b)
 	if (unwinder == UNWINDER_TABLES)
 		return w->out.reason == REASON_NO_TABLE ||
 		       w->out.reason == REASON_NO_RULE ||
+		       w->out.reason == REASON_MAP_BUSY ||
 		       w->out.reason == REASON_NEW_RUNTIME;
 	if (unwinder != UNWINDER_RAW)
 		return false;

@@ -10,18 +10,6 @@
 #define SEARCH_STEPS 24 /* 2^24 rows in a table */
 #define MAX_SWITCHES 4	/* of stacks, between goroutine and C */
 
-static __always_inline int step_frame_pointer(struct walk *w)
-{
-	__u64 fp = w->reg[REG_FP];
-
-	if (fp < w->reg[REG_SP])
-		return stop(w, REASON_BAD_FRAME);
-	if (!read_user(w->memory, 16, fp))
-		return stop(w, REASON_UNREADABLE);
-	w->reg[REG_FP] = w->memory[0];
-	return arrive(w, w->memory[1], fp + 16);
-}
-
 /* Go code called by C, or calling it, goes on on another stack, maybe a lower one. */
 static __always_inline int step_go(struct walk *w)
 {

@@ -193,4 +193,16 @@ static __always_inline int add_frame(struct walk *w, __u64 where, __u64 aux)
 	return 0;
 }
 
+static __always_inline int step_frame_pointer(struct walk *w)
+{
+	__u64 fp = w->reg[REG_FP];
+
+	if (fp < w->reg[REG_SP])
+		return stop(w, REASON_BAD_FRAME);
+	if (!read_user(w->memory, 16, fp))
+		return stop(w, REASON_UNREADABLE);
+	w->reg[REG_FP] = w->memory[0];
+	return arrive(w, w->memory[1], fp + 16);
+}
+
 #endif

@@ -76,6 +76,9 @@ func (r *Registry) Open(pid uint32, vma *VMA) (*Object, error) {
 	path := filepath.Join(r.proc, strconv.FormatUint(uint64(pid), 10), "map_files",
 		fmt.Sprintf("%x-%x", vma.Start, vma.End))
 	o, err := open(path)
+	if err == nil {
+		o.Path = r.asSeenBy(pid, o.Path)
+	}
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) && len(r.failed) < maxFailed {
 			r.failed[vma.Key] = err
@@ -92,6 +95,18 @@ func (r *Registry) Open(pid uint32, vma *VMA) (*Object, error) {
 	r.byKey[o.Key], r.byID[o.ID] = e, e
 	r.shrink()
 	return o, nil
+}
+
+// asSeenBy cuts off the root directory of a process that has one of its own.
+func (r *Registry) asSeenBy(pid uint32, path string) string {
+	root, err := os.Readlink(filepath.Join(r.proc, strconv.FormatUint(uint64(pid), 10), "root"))
+	if err != nil || root == "/" {
+		return path
+	}
+	if rest, below := strings.CutPrefix(path, root); below && strings.HasPrefix(rest, "/") {
+		return rest
+	}
+	return path
 }
 
 // open follows the kernel's own link, which needs no path and no mount namespace. What

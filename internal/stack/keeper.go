@@ -206,13 +206,12 @@ func (k *Keeper) Stack(s tracer.StackSeen) {
 	defer k.mu.Unlock()
 	kept := &kept{Stack: s.Stack}
 	k.keep(kept)
-	pid := s.Task.Pid
 	if s.NewProcess {
 		k.doLocked(func() { k.learnFor(kept) })
 	}
 	if s.Missing.Key != (object.Key{}) {
 		missing := s.Missing
-		k.doLocked(func() { k.learnMapping(pid, &missing) })
+		k.doLocked(func() { k.learnMapping(&kept.Task, &missing) })
 	}
 	if hasRuntimeFrames(s.Frames) || k.mustPlace(s.Frames) {
 		// What the runtime says is true now; later it may have moved, or be gone.
@@ -255,7 +254,7 @@ func (k *Keeper) Exec(pid uint32) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.forget(pid)
-	k.doLocked(func() { k.learn(pid) })
+	k.doLocked(func() { k.preload(pid) })
 }
 
 // Exit implements tracer.StackSink. What is known of the process is kept: its stacks may

@@ -113,9 +113,9 @@ func goToTheEnd(frames []symbol.Frame) bool {
 
 // unwindRaw unwinds a copy with the same tables as the kernel side has.
 func (k *Keeper) unwindRaw(s *kept, r *tracer.RawStack) {
-	p := k.learn(r.Task.Pid)
+	p := k.learn(&r.Task)
 	if r.Missing.Key != (object.Key{}) {
-		p = k.learnMapping(r.Task.Pid, &r.Missing)
+		p = k.learnMapping(&r.Task, &r.Missing)
 	}
 	var result unwind.Result
 	if p != nil {

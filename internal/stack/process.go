@@ -48,27 +48,52 @@ func (k *Keeper) learnAll(pids map[uint32]bool) {
 	}
 	for pid := range pids {
 		if vmas := all[pid]; len(vmas) > 0 {
-			k.adopt(pid, vmas)
+			k.adopt(&event.Task{Pid: pid}, vmas)
 		}
 	}
 }
 
-// learn looks at one process, if it is new.
-func (k *Keeper) learn(pid uint32) *process {
-	if p := k.process(pid); p != nil && !p.gone {
+// preload makes the tables of a program that has just been started. Its runtime cannot be
+// looked at yet: the process stays unknown until its first stack.
+func (k *Keeper) preload(pid uint32) {
+	all, err := k.kernel.Mappings(context.Background(), pid)
+	if err != nil {
+		k.log.Debug("executable mappings", "pid", pid, "error", err)
+		return
+	}
+	for _, vma := range all[pid] {
+		k.open(pid, vma)
+	}
+}
+
+// learn looks at the process of a task, if it is new. What cannot be looked at any more is
+// known without mappings: its stacks have no names of its runtime, but are not asked for
+// again each time.
+func (k *Keeper) learn(t *event.Task) *process {
+	if p := k.known(t); p != nil {
 		return p
 	}
-	all, err := k.kernel.Mappings(context.Background(), pid)
-	if err != nil || len(all[pid]) == 0 {
-		k.log.Debug("executable mappings", "pid", pid, "error", err)
-		return k.process(pid)
+	all, err := k.kernel.Mappings(context.Background(), t.Pid)
+	if err != nil || len(all[t.Pid]) == 0 {
+		k.log.Debug("executable mappings", "pid", t.Pid, "error", err)
 	}
-	return k.adopt(pid, all[pid])
+	return k.adopt(t, all[t.Pid])
+}
+
+// known returns what is known of the process of a task. Another start time is another
+// process with the same pid.
+func (k *Keeper) known(t *event.Task) *process {
+	p := k.process(t.Pid)
+	if p == nil || p.Start != 0 && t.Start != 0 && p.Start != t.Start {
+		return nil
+	}
+	return p
 }
 
 // adopt loads what a process runs and tells the kernel side about its runtime.
-func (k *Keeper) adopt(pid uint32, vmas []object.VMA) *process {
-	p := &process{Process: object.Process{Pid: pid, Memory: object.OpenMemory(pid)}}
+func (k *Keeper) adopt(t *event.Task, vmas []object.VMA) *process {
+	pid := t.Pid
+	p := &process{Process: object.Process{Pid: pid, Start: t.Start, Memory: object.OpenMemory(pid)}}
 	for _, vma := range vmas {
 		p.Maps = append(p.Maps, k.open(pid, vma))
 	}
@@ -85,22 +110,23 @@ func (k *Keeper) adopt(pid uint32, vmas []object.VMA) *process {
 	}
 	k.processes[pid] = p
 	k.mu.Unlock()
-	isGo := false
-	way, _ := k.kernel.Unwinder()
-	if way == tracer.UnwindNone {
-		return p
-	}
-	if way == tracer.UnwindRaw {
-		isGo = k.isGo(pid)
-	}
-	if starting {
-		// The next stack asks again.
-		return p
-	}
-	if err := k.kernel.SetRuntime(pid, &p.runtime, isGo); err != nil {
-		k.log.Info("stacks of a process stay incomplete", "pid", pid, "error", err)
+	// The next stack asks again where a runtime is not ready yet.
+	if !starting {
+		k.tellRuntime(p)
 	}
 	return p
+}
+
+// tellRuntime makes the process known to the kernel side.
+func (k *Keeper) tellRuntime(p *process) {
+	way, _ := k.kernel.Unwinder()
+	if way == tracer.UnwindNone {
+		return
+	}
+	isGo := way == tracer.UnwindRaw && k.isGo(p.Pid)
+	if err := k.kernel.SetRuntime(p.Pid, &p.runtime, isGo); err != nil {
+		k.log.Info("stacks of a process stay incomplete", "pid", p.Pid, "error", err)
+	}
 }
 
 // makeRoom forgets a process that is gone, or any.
@@ -139,14 +165,17 @@ func (k *Keeper) open(pid uint32, vma object.VMA) object.Mapped {
 func (k *Keeper) detect(p *process) (starting bool) {
 	var err error
 	if p.python, err = python.Detect(&p.Process); err != nil {
-		starting = errors.Is(err, python.ErrStarting)
+		starting = starting || errors.Is(err, python.ErrStarting)
 		k.log.Info("Python frames are not shown", "pid", p.Pid, "error", err)
 	} else if p.python != nil {
-		p.runtime.Python = p.python.Layout()
-		p.runtime.PythonTrampoline = p.python.Trampoline()
 		p.namers = append(p.namers, p.python)
+		// With trampolines every Python frame has a native one, and the perf map its name.
+		if p.runtime.PythonTrampoline = p.python.Trampoline(); !p.runtime.PythonTrampoline {
+			p.runtime.Python = p.python.Layout()
+		}
 	}
 	if p.java, err = hotspot.Detect(&p.Process); err != nil {
+		starting = starting || errors.Is(err, hotspot.ErrStarting)
 		k.log.Info("Java frames are not shown", "pid", p.Pid, "error", err)
 	} else if p.java != nil {
 		p.runtime.HotSpot = p.java.Layout()
@@ -174,10 +203,11 @@ func (k *Keeper) isGo(pid uint32) bool {
 }
 
 // learnMapping adds one mapping to a known process: a library that was loaded later.
-func (k *Keeper) learnMapping(pid uint32, vma *object.VMA) *process {
-	p := k.process(pid)
-	if p == nil || p.gone {
-		return k.learn(pid)
+func (k *Keeper) learnMapping(t *event.Task, vma *object.VMA) *process {
+	pid := t.Pid
+	p := k.known(t)
+	if p == nil {
+		return k.learn(t)
 	}
 	i, found := slices.BinarySearchFunc(p.Maps, vma.Start, func(m object.Mapped, at uint64) int {
 		switch {
@@ -206,10 +236,17 @@ func (k *Keeper) learnMapping(pid uint32, vma *object.VMA) *process {
 		}
 		return 1
 	})
+	fresh := &process{Process: p.Process}
+	fresh.Maps = maps
+	// It may have been the runtime itself.
+	starting := k.detect(fresh)
 	k.mu.Lock()
-	p.Maps = maps
+	k.processes[pid] = fresh
 	k.mu.Unlock()
-	return p
+	if !starting {
+		k.tellRuntime(fresh)
+	}
+	return fresh
 }
 
 // learnFor looks at the process of a stack that was walked without knowing its runtime.
@@ -220,7 +257,7 @@ func (k *Keeper) learnFor(s *kept) {
 		k.forget(s.Task.Pid)
 	}
 	k.mu.Unlock()
-	p := k.learn(s.Task.Pid)
+	p := k.learn(&s.Task)
 	if p == nil || p.python == nil {
 		return
 	}

@@ -60,7 +60,7 @@ func (k *Keeper) Threads(ctx context.Context, pid uint32) ([]Named, error) {
 // relearn lets the worker look at a process that may be new.
 func (k *Keeper) relearn(ctx context.Context, pid uint32) *process {
 	if p := k.process(pid); p == nil || p.gone {
-		k.do(func() { k.learn(pid) })
+		k.do(func() { k.learn(&event.Task{Pid: pid}) })
 		k.Settle(ctx)
 	}
 	return k.process(pid)

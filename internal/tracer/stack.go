@@ -67,7 +67,7 @@ type RawStack struct {
 type StackConfig struct {
 	// Sink gets them; nil: none are taken.
 	Sink StackSink
-	// PerSecond is how many one process may have, 0 is 1,000.
+	// PerSecond is how many one process may have, 0 is 2,000.
 	PerSecond int
 	// StuckAfter is the age from which the close of a wait has its stack taken, in ns.
 	StuckAfter uint64
@@ -92,7 +92,7 @@ const (
 	UnwindNone Unwinder = "none"
 )
 
-const defaultStacksPerSecond = 1000
+const defaultStacksPerSecond = 2000
 
 // number is that of enum unwinding in bpf/config.h.
 func (u Unwinder) number() uint32 {
