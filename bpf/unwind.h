@@ -95,6 +95,9 @@ __noinline int apply_rule(struct walk *w, __u32 number)
 		return step_unruled(w);
 	if (r->flags & RULE_COMMAND)
 		return step_command(w, r);
+	/* After a call the registers it starts from hold something else. */
+	if (r->flags & RULE_LEAF && w->returned)
+		return stop(w, REASON_BAD_FRAME);
 	cfa = w->reg[r->base & (REG_MAX - 1)];
 	if (r->flags & RULE_DEREF) {
 		/* The low bits are what to add afterwards, in words. */

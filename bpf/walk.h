@@ -18,6 +18,7 @@
 /* Flags, commands of a rule: as the table builder numbers them. */
 enum rule_flags {
 	RULE_COMMAND = 1 << 0,
+	RULE_LEAF = 1 << 2,	  /* holds in the innermost frame only */
 	RULE_DEREF = 1 << 3,	  /* the CFA is read from base + param */
 	RULE_IN_REGISTER = 1 << 4 /* the return address is aux + aux_param */
 };

@@ -137,7 +137,7 @@ programs() {
 		}' | sort
 }
 
-modes=(nothing 'tail, file' 'tail, /dev/null' diagnose)
+modes=(nothing 'tail, file' 'tail, /dev/null' 'diagnose, no stacks' diagnose)
 
 # attach MODE: starts what the mode says.
 attach() {
@@ -145,6 +145,7 @@ attach() {
 	nothing) ;;
 	'tail, file') start "$work/out" tail -o json ;;
 	'tail, /dev/null') start /dev/null tail -o json ;;
+	'diagnose, no stacks') start /dev/null diagnose --stacks off --for 10m -o json ;;
 	diagnose) start /dev/null diagnose --for 10m -o json ;;
 	esac
 }
@@ -196,14 +197,14 @@ before() {
 
 print_rates() {
 	local mode base=0
-	printf '%-18s %14s %14s %6s\n' attached connections/s 'ratio (median)' runs
+	printf '%-20s %14s %14s %6s\n' attached connections/s 'ratio (median)' runs
 	for mode in "${modes[@]}"; do
 		awk -F ';' -v mode="$mode" '$1 == mode { print $2 }' "$work/rates" | sort -n | awk -v mode="$mode" -v base="$base" '
 			{ r[NR] = $1 }
 			END {
 				if (NR == 0) exit
 				m = NR % 2 ? r[(NR + 1) / 2] : (r[NR / 2] + r[NR / 2 + 1]) / 2
-				printf "%-18s %14d %14.2f %6d\n", mode, m, base ? m / base : 1, NR
+				printf "%-20s %14d %14.2f %6d\n", mode, m, base ? m / base : 1, NR
 			}' | tee "$work/row"
 		[[ $mode != nothing ]] || base=$(awk '{ print $2 }' "$work/row")
 	done
@@ -220,7 +221,7 @@ print_costs() {
 # User time is sampled by the kernel's tick, the total is exact: trust that one more.
 print_usage() {
 	local mode
-	printf '\n%-18s %6s %12s %12s %9s %9s\n' agent lost 'user us/tr.' 'CPU us/tr.' 'RSS MiB' 'anon MiB'
+	printf '\n%-20s %6s %12s %12s %9s %9s\n' agent lost 'user us/tr.' 'CPU us/tr.' 'RSS MiB' 'anon MiB'
 	for mode in "${modes[@]}"; do
 		# tail to a file counts what it wrote; the others saw as much.
 		awk -F ';' -v mode="$mode" -v hz="$(getconf CLK_TCK)" -v n="$connections" '
@@ -231,7 +232,7 @@ print_usage() {
 				if ($7 > anon) anon = $7
 			}
 			END {
-				if (seen) printf "%-18s %6s %12.2f %12.2f %9.1f %9.1f\n", mode, lost,
+				if (seen) printf "%-20s %6s %12.2f %12.2f %9.1f %9.1f\n", mode, lost,
 					user / hz / seen * 1e6, cpu / hz / seen * 1e6, rss / 1024, anon / 1024
 			}' "$work/usage"
 	done

@@ -51,6 +51,7 @@ func (k *Keeper) learnAll(pids map[uint32]bool) {
 			k.adopt(&event.Task{Pid: pid}, vmas)
 		}
 	}
+	k.log.Info("unwind tables", "processes", len(pids), "files", k.tables.order.Len(), "bytes", k.tables.bytes, "rules", k.tables.uploaded)
 }
 
 // preload makes the tables of a program that has just been started. Its runtime cannot be

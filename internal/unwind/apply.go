@@ -28,9 +28,10 @@ func (w *walker) apply(rule Rule) {
 	}
 	switch {
 	case rule.Aux != RegNone:
-		// A word that cannot be read leaves no frame pointer, and that is found out by
-		// whoever needs it.
-		w.regs[RegFP], _ = w.word(aux)
+		// Unreadable only where the return address is, too.
+		if fp, ok := w.word(aux); ok {
+			w.regs[RegFP] = fp
+		}
 	case rule.Base == RegFP:
 		w.regs[RegFP] = 0
 	}
@@ -136,8 +137,9 @@ func (w *walker) stepFramePointer(mayChange bool) {
 
 // stepAnonymous goes on from code without a file: made at run time, mostly with frame
 // pointers. HotSpot's has none unless it is told to, and who does it is not always known.
-func (w *walker) stepAnonymous() {
+func (w *walker) stepAnonymous(at uint64) {
 	switch r := &w.s.Runtime; {
+	case r.HotSpot.Present() && w.stepHotSpot(at):
 	case r.PythonTrampoline:
 		const frame = 16 // sub $8,%rsp and the return address
 		w.stepCFA(w.regs[RegSP]+frame, false)

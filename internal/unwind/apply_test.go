@@ -1,3 +1,5 @@
+//go:build amd64
+
 package unwind
 
 import (
@@ -228,7 +230,7 @@ func atPlt0() uint64 { return atPLT }
 func TestUnwindFrames(t *testing.T) {
 	s := &Snapshot{
 		Regs:    Registers{RegPC: atInvalid + 8, RegSP: stackStart, RegFP: stackStart + 16},
-		Stack:   words(0x7001, 0, stackStart+32, anonStart+9, stackStart+48, unknownStart+7),
+		Stack:   words(0x7001, 1, stackStart+32, anonStart+9, stackStart+48, unknownStart+7),
 		Runtime: event.Runtime{V8: true},
 	}
 	r := fakeUnwinder(t).Unwind(s, fakeProcess(nil))

@@ -47,18 +47,22 @@ func (w *walker) readCode(buf []byte, addr uint64) int {
 	return max(0, min(n, len(buf)))
 }
 
-// pointer reads a pointer to code from the process, an entry of the global offset table.
-// It is the only thing besides code that is read from a process which has gone on since:
-// once a function was called through it, it does not change.
+// read fills buf from the process, which has gone on since: it is for what describes code,
+// never for the stack.
+func (w *walker) read(buf []byte, addr uint64) bool {
+	if w.p.Memory == nil {
+		return false
+	}
+	n, err := w.p.Memory.ReadAt(buf, addr)
+	return err == nil && n == len(buf)
+}
+
+// pointer reads an entry of the global offset table: once a function was called through it,
+// it does not change.
 func (w *walker) pointer(addr uint64) (uint64, bool) {
 	var b [8]byte
-	if w.p.Memory == nil {
-		return 0, false
-	}
-	if n, err := w.p.Memory.ReadAt(b[:], addr); err != nil || n < len(b) {
-		return 0, false
-	}
-	return binary.LittleEndian.Uint64(b[:]), true
+	ok := w.read(b[:], addr)
+	return binary.LittleEndian.Uint64(b[:]), ok
 }
 
 // decode returns the instruction at pc. It is false for what is no code or what the

@@ -1,3 +1,5 @@
+//go:build amd64
+
 package unwind
 
 import (
@@ -165,10 +167,18 @@ func FuzzUnwind(f *testing.F) {
 	f.Add(words(atFP, stackStart, stackStart+16), words(1, 2, stackStart+32, atByFP+8, 0, atPLT), []byte{0xc9, 0xc3}, byte(1))
 	f.Add(words(unknownStart, stackStart, stackStart), words(unknownStart+5, unknownStart+9, anonStart+7), []byte{0xe8, 0, 0, 0, 0, 0xc3, 0xff, 0xd0}, byte(2))
 	f.Add(words(atSignal, stackStart, 0), words(signalFrame(atDeref, stackStart, stackStart)...), []byte{0x5d, 0xc3, 0xeb, 0xfe}, byte(3))
+	f.Add(words(anonStart, stackStart, stackStart+24), words(1, 2, 3, stackStart+24, anonStart+0x200, 4, 5, anonStart+8), []byte{0, 0, 1, 0}, byte(4))
 	u := fakeUnwinder(f)
 	f.Fuzz(func(t *testing.T, regs, stack, code []byte, runtime byte) {
 		s := &Snapshot{Stack: stack[:min(len(stack), rawBytes)]}
 		s.Runtime = event.Runtime{V8: runtime&1 != 0, PythonTrampoline: runtime&2 != 0}
+		if runtime&4 != 0 {
+			s.Runtime.HotSpot = event.HotSpotLayout{
+				Heaps:          [event.MaxCodeHeaps]event.CodeHeap{{Low: anonStart, High: anonStart + codeSize, Segmap: anonStart}},
+				InterpreterLow: anonStart, InterpreterHigh: anonStart + 0x100,
+				SegmentLog2: uint32(runtime), BlockHeader: 16, FrameSize: 8,
+			}
+		}
 		for i := 0; i < RegMax-int(RegPC) && 8*i+8 <= len(regs); i++ {
 			s.Regs[int(RegPC)+[]int{0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 3, 11, 12, 13}[i]] = binary.LittleEndian.Uint64(regs[8*i:])
 		}

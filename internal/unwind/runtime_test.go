@@ -1,3 +1,5 @@
+//go:build amd64
+
 package unwind
 
 import (
@@ -8,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/symbol/hotspot"
 )
 
 func TestUnwindGo(t *testing.T) {
@@ -63,25 +66,59 @@ func TestUnwindNode(t *testing.T) {
 	t.Logf("without V8: %v %v, %d of %d frames", guess.Quality, guess.Reason, len(guess.Frames), len(r.Frames))
 }
 
-// TestUnwindJava: HotSpot's code has no frame pointers to rely on, so its stacks are never
-// complete here.
+// TestUnwindJava: with the layout of HotSpot's code its frames are found, without it there
+// are frame pointers to guess by. Neither is complete: code is looked up after the fact.
 func TestUnwindJava(t *testing.T) {
-	java := requireTool(t, "java")
-	file := filepath.Join(t.TempDir(), "Chain.java")
+	for _, mode := range []string{"-Xint", "-Xcomp"} {
+		t.Run(mode, func(t *testing.T) { testUnwindJava(t, mode) })
+	}
+}
+
+func testUnwindJava(t *testing.T, mode string) {
+	t.Helper()
+	dir := t.TempDir()
 	const source = `class Chain {
 	static int inner() throws Exception { return System.in.read(); }
-	public static void main(String[] a) throws Exception { inner(); }
+	static int outer() throws Exception { return inner() + 1; }
+	public static void main(String[] a) throws Exception { outer(); }
 }`
-	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "Chain.java"), []byte(source), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	th := start(t, sysRead, "0x0 ", java, "-Xint", file)
-	r, names := unwindNow(t, th, false, nil)
-	t.Logf("%v %v: %s", r.Quality, r.Reason, strings.Join(names, " < "))
-	if r.Quality == event.QualityComplete {
-		t.Error("complete")
+	runTool(t, requireTool(t, "javac"), "-d", dir, filepath.Join(dir, "Chain.java"))
+	args := []string{mode, "-cp", dir, "Chain"}
+	if mode == "-Xcomp" {
+		// Only what stands on the stack, and each method for itself.
+		args = append([]string{"-XX:CompileCommand=quiet", "-XX:CompileCommand=compileonly,Chain::*", "-XX:-Inline"}, args...)
 	}
-	if len(r.Frames) < 3 || !slices.ContainsFunc(r.Frames, func(f event.Frame) bool { return f.Kind == event.FrameAnon }) {
-		t.Errorf("%d frames, none of Java: %v", len(r.Frames), names)
+	th := start(t, sysRead, "0x0 ", requireTool(t, "java"), args...)
+	java, err := hotspot.Detect(process(t, th.pid))
+	if err != nil || java == nil {
+		t.Fatalf("HotSpot: %v, %v", java, err)
+	}
+	r, names := unwindNow(t, th, false, func(s *Snapshot) { s.Runtime.HotSpot = java.Layout() })
+	if r.Quality != event.QualityGuessed || r.Reason != event.ReasonNone {
+		t.Errorf("%v %v: %v", r.Quality, r.Reason, names)
+	}
+	kind := event.FrameInterpreted
+	if mode == "-Xcomp" {
+		kind = event.FrameCompiled
+	}
+	for i, f := range r.Frames {
+		if n, ok := java.Name(&f); ok {
+			names[i] = n.Function
+			if strings.HasPrefix(n.Function, "Chain.") && f.Kind != kind {
+				t.Errorf("%s is of kind %d, want %d", n.Function, f.Kind, kind)
+			}
+		}
+	}
+	if want := []string{"Chain.inner", "Chain.outer", "Chain.main"}; !hasInOrder(names, want) {
+		t.Errorf("%v, want %v in it", names, want)
+	}
+	if !slices.Contains(names, "JavaMain") {
+		t.Errorf("%v, want JavaMain below", names)
+	}
+	if blind, names := unwindNow(t, th, false, nil); blind.Quality == event.QualityComplete {
+		t.Errorf("without layout: complete: %v", names)
 	}
 }

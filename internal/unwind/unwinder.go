@@ -141,7 +141,7 @@ func (w *walker) step() {
 	case why == event.ReasonNone:
 		w.apply(rule)
 	case m.Key == object.Key{}:
-		w.stepAnonymous()
+		w.stepAnonymous(at)
 	default:
 		w.stepWithoutRule(why)
 	}
@@ -173,12 +173,23 @@ func (w *walker) record(m *object.Mapped, ruleless bool) {
 	case m.Key != object.Key{}:
 		f.Kind = event.FrameUnmapped
 	}
-	if fp := w.regs[RegFP]; ruleless && w.s.Runtime.V8 && fp > w.regs[RegSP] {
-		const function = 16 // V8 keeps the JSFunction that far below the frame pointer
-		f.Aux, _ = w.word(fp - function)
+	if ruleless && w.s.Runtime.V8 {
+		f.Aux = w.functionOfV8()
 	}
 	w.res.Frames = append(w.res.Frames, f)
 	w.res.PCs = append(w.res.PCs, pc)
+}
+
+// functionOfV8 returns the JSFunction of a frame, 0 if it has none: where a context would
+// be below the frame pointer is a marker then, a small integer, and those are even.
+func (w *walker) functionOfV8() uint64 {
+	fp := w.regs[RegFP]
+	function, ok := w.word(fp - 16)
+	context, ok2 := w.word(fp - 8)
+	if fp <= w.regs[RegSP] || !ok || !ok2 || context%2 == 0 {
+		return 0
+	}
+	return function
 }
 
 // mapped returns the mapping that the code at addr is in, nil if there is none.
