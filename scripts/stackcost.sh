@@ -39,6 +39,11 @@ trap 'exit 143' TERM
 
 inside() { ip netns exec "$namespace" "$@"; }
 
+# request PORT: one connection, closed by whoever wants to.
+request() {
+	inside bash -c "exec 3<>/dev/tcp/127.0.0.1/$1 && printf 'GET / HTTP/1.0\r\n\r\n' >&3 && read -r -t 0.2 -u 3" || [[ $? -gt 1 ]]
+}
+
 # serve NAME PORT COMMAND...: starts a server where its program is there.
 serve() {
 	local name=$1 port=$2 i
@@ -47,10 +52,10 @@ serve() {
 		echo "no $1: measured without $name"
 		return
 	fi
-	inside "$@" >"$work/$name.log" 2>&1 &
+	ip netns exec "$namespace" "$@" >"$work/$name.log" 2>&1 &
 	pids+=($!)
 	for ((i = 0; i < 500; i++)); do
-		if inside bash -c ": </dev/tcp/127.0.0.1/$port" 2>/dev/null; then
+		if request "$port" 2>/dev/null; then
 			servers+=("$name") ports+=("$port")
 			return
 		fi
@@ -80,7 +85,7 @@ if command -v javac >/dev/null; then
 fi
 serve go 9006 "$work/goserver" 127.0.0.1:9006
 
-inside "$work/tcpwaitd" tail --stacks on -o json -v >"$work/out" 2>"$work/err" &
+ip netns exec "$namespace" "$work/tcpwaitd" tail --stacks on -o json -v >"$work/out" 2>"$work/err" &
 agent=$!
 pids+=("$agent")
 for ((i = 0; i < 1500; i++)); do
@@ -90,12 +95,12 @@ for ((i = 0; i < 1500; i++)); do
 done
 for ((i = 0; i < connections; i++)); do
 	for port in "${ports[@]}"; do
-		inside bash -c "exec 3<>/dev/tcp/127.0.0.1/$port; printf 'GET / HTTP/1.0\r\n\r\n' >&3" || true
+		request "$port" 2>/dev/null || true
 	done
 done
 sleep 1
 stacks=$(grep -c '"stacks"' "$work/out" || true)
-complete=$(grep -o '"quality":"[a-z-]*"' "$work/out" | sort | uniq -c | tr '\n' ' ' || true)
+complete=$(grep -v '"comm":"bash"' "$work/out" | grep -o '"quality":"[a-z-]*"' | sort | uniq -c | tr '\n' ' ' || true)
 memory() { awk -v key="$1:" '$1 == key { printf "%.1f", $2 / 1024 }' "/proc/$agent/status"; }
 tables=$(sed -n 's/.*msg="unwind tables".* bytes=\([0-9]*\).*/\1/p' "$work/err")
 
@@ -105,5 +110,6 @@ awk -v b="$tables" 'BEGIN { printf "%-28s %8.1f %8s\n", "unwind tables, MiB", b 
 printf '%-28s %8s %8s\n' 'RSS of the agent, MiB' "$(memory VmRSS)" 60
 printf '%-28s %8s\n' 'of it anonymous' "$(memory RssAnon)"
 printf '%-28s %8s\n' 'transitions with stacks' "$stacks"
-echo "qualities: $complete"
+reasons=$(grep -v '"comm":"bash"' "$work/out" | grep -o '"reason":"[a-z A-Z-]*"' | sort | uniq -c | tr '\n' ' ' || true)
+echo "qualities of the servers' stacks: $complete $reasons"
 echo "RSS counts the 8 MiB ring twice: it is mapped twice in a row."

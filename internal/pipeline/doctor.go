@@ -61,7 +61,7 @@ func stackCheck(way tracer.Unwinder, why string) record.Check {
 	case tracer.UnwindTables:
 		c.Detail = "in the kernel, by unwind tables"
 	case tracer.UnwindRaw:
-		c.Detail = "degraded: Go programs by frame pointers, 16 stacks a second of other processes from copies (" + why + ")"
+		c.Detail = "degraded: Go programs by frame pointers, 64 stacks a second of other processes from copies (" + why + ")"
 		c.Cure = "Linux 5.17 or newer"
 	default:
 		c.Detail = "degraded: by frame pointers, true for Go programs only (" + why + ")"

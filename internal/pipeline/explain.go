@@ -66,7 +66,7 @@ func (e *Engine) Explain(ctx context.Context, q ExplainQuery) (*Explained, error
 	if err != nil {
 		return nil, err
 	}
-	defer w.watched.Close()
+	defer w.Close()
 	if q.For > 0 {
 		if err := w.run(ctx, all); err != nil {
 			return nil, err

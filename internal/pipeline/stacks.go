@@ -26,7 +26,7 @@ func (e *Engine) openStacks(cfg tracer.Config, threshold time.Duration) (*watche
 	if e.cfg.Stacks == StacksOn || e.cfg.Stacks == StacksAll {
 		w.keeper = stack.New(stack.Options{
 			Proc: e.cfg.Proc, Log: e.log,
-			Symbols: symbol.Options{Lines: e.cfg.Lines, Debuginfod: e.cfg.Debuginfod},
+			Symbols: symbol.Options{Proc: e.cfg.Proc, Lines: e.cfg.Lines, Debuginfod: e.cfg.Debuginfod},
 		})
 		cfg.Stacks = tracer.StackConfig{
 			Sink: w.keeper, StuckAfter: uint64(threshold), AllCloses: e.cfg.Stacks == StacksAll,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 
@@ -51,6 +52,8 @@ func (k *Keeper) learnAll(pids map[uint32]bool) {
 			k.adopt(&event.Task{Pid: pid}, vmas)
 		}
 	}
+	// Reading many files at once leaves more behind than all that follows.
+	debug.FreeOSMemory()
 	k.log.Info("unwind tables", "processes", len(pids), "files", k.tables.order.Len(), "bytes", k.tables.bytes, "rules", k.tables.uploaded)
 }
 

@@ -321,7 +321,8 @@ func joinPath(parts []string) string {
 // oldFile reads the tables of directories and files as they were before DWARF 5.
 func (b *cursor) oldFile(number uint64) string {
 	dirs := *b
-	for b.string() != "" {
+	for text := b.string(); text != ""; text = b.string() {
+		continue
 	}
 	for i := uint64(1); !b.failed; i++ {
 		name := b.string()

@@ -66,7 +66,9 @@ func function64(name uint32, addr, size uint64) elf.Sym64 {
 
 func tinySymbols() []byte {
 	return tinyELF([]section{
-		{name: ".note.gnu.build-id", kind: elf.SHT_NOTE}, {name: ".symtab", kind: elf.SHT_SYMTAB, link: 3}, {name: ".strtab", kind: elf.SHT_STRTAB},
+		{name: ".note.gnu.build-id", kind: elf.SHT_NOTE},
+		{name: ".symtab", kind: elf.SHT_SYMTAB, link: 3},
+		{name: ".strtab", kind: elf.SHT_STRTAB},
 		{name: ".gnu_debuglink", kind: elf.SHT_PROGBITS},
 	}, "\x04\x00\x00\x00\x04\x00\x00\x00\x03\x00\x00\x00GNU\x00\x01\x02\x03\x04",
 		symtabOf(function64(1, 64, 16), function64(5, 70, 4), function64(9, 64, 16)), "\x00one\x00two\x00_ZN3net5serveEv\x00", "x.debug\x00")

@@ -227,7 +227,7 @@ func TestGoWithoutInlineTree(t *testing.T) {
 // another word taken for it.
 func TestGoModuleLayouts(t *testing.T) {
 	g := openGoFile(t, "/proc/self/exe")
-	start, _ := g.f.vaddr(uint64(g.f.section(".gopclntab").off))
+	start, _ := g.f.vaddr(g.f.section(".gopclntab").off)
 	at, ok := g.findModule(start)
 	if !ok {
 		t.Fatal("no module data")

@@ -43,7 +43,7 @@ const (
 	maxGoData      = 64 << 20
 	maxGoModules   = 4         // pointers to the function table that are looked at
 	maxRelocations = 256 << 20 // bytes
-	relaSize       = 24        // sizeof(Elf64_Rela)
+	relocationSize = 24        // an offset, a type and an addend of 8 bytes each
 )
 
 // readModule takes from the module data what the function table at the address start lacks:
@@ -158,6 +158,9 @@ func (g *goTable) moduleWords(at uint64) (words goModule, ok bool) {
 	return words, true
 }
 
+// sectionOfRelocations are those with addends.
+const sectionOfRelocations = elf.SHT_RELA //nolint:misspell // so ELF spells it
+
 // relocations calls visit for each word that the dynamic linker sets to an address in the
 // file itself, until visit returns false.
 func (f *elfFile) relocations(visit func(where, to uint64) bool) {
@@ -165,21 +168,21 @@ func (f *elfFile) relocations(visit func(where, to uint64) bool) {
 	if f.machine == elf.EM_AARCH64 {
 		relative = uint32(elf.R_AARCH64_RELATIVE)
 	}
-	buf := make([]byte, 4096*relaSize)
+	buf := make([]byte, 4096*relocationSize)
 	left := uint64(maxRelocations)
 	for _, s := range f.sections {
-		if s.kind != elf.SHT_RELA || s.flags&elf.SHF_ALLOC == 0 || s.off > f.size {
+		if s.kind != sectionOfRelocations || s.flags&elf.SHF_ALLOC == 0 || s.off > f.size {
 			continue
 		}
 		size := min(s.size, f.size-s.off, left)
 		left -= size
-		for done := uint64(0); size-done >= relaSize; {
-			b := buf[:min(uint64(len(buf)), (size-done)/relaSize*relaSize)]
+		for done := uint64(0); size-done >= relocationSize; {
+			b := buf[:min(uint64(len(buf)), (size-done)/relocationSize*relocationSize)]
 			if _, err := f.r.ReadAt(b, int64(s.off+done)); err != nil {
 				return
 			}
 			done += uint64(len(b))
-			for ; len(b) > 0; b = b[relaSize:] {
+			for ; len(b) > 0; b = b[relocationSize:] {
 				if binary.LittleEndian.Uint32(b[8:]) != relative {
 					continue
 				}

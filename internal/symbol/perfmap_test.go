@@ -159,7 +159,7 @@ func TestHostilePerfMap(t *testing.T) {
 			if err := c.make(path); err != nil {
 				t.Fatal(err)
 			}
-			if err := new(perfMap).refresh(p); !errors.Is(err, c.want) {
+			if err := new(perfMap).refresh("/proc", p); !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
 			if got := generatedAt(New(Options{}), p, 0x1000, false); got != (Frame{Offset: 0x1000, Kind: JIT}) {

@@ -1,6 +1,9 @@
 package symbol
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // evalFrame is CPython's interpreter loop: it runs a run of Python frames, from one that C
 // code called down to the innermost one.
@@ -34,13 +37,8 @@ func mergePython(native []Frame, runs [][]Frame) []Frame {
 		runs = runs[min(1, len(runs)):]
 		last = len(merged)
 	}
-	var left []Frame
-	for _, run := range runs {
-		left = append(left, run...)
-	}
 	if last < 0 {
-		return append(merged, left...)
+		last = len(merged)
 	}
-	tail := append(left, merged[last:]...)
-	return append(merged[:last], tail...)
+	return slices.Insert(merged, last, slices.Concat(runs...)...)
 }

@@ -75,7 +75,9 @@ func TestPythonRuns(t *testing.T) {
 		python(1, false), python(2, false), python(3, true), python(4, false), python(9, false), python(3, true),
 	})
 	want := []Frame{
-		{Function: "read", Kind: Python}, {Function: "serve", Kind: Python}, {Function: "module", Kind: Python},
+		{Function: "read", Kind: Python},
+		{Function: "serve", Kind: Python},
+		{Function: "module", Kind: Python},
 		{Kind: Python, Offset: 9}, // nobody knows it, but it is there
 	}
 	if len(got) != len(want) {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/object"
 )
 
 // maxProcFile bounds what is read of /proc/PID/stat and status, in bytes.
@@ -41,20 +42,33 @@ type root struct {
 // again.
 type procDir struct{ fd int }
 
-// openProc opens /proc/PID. Where start is known, a process that started at another time is
-// not meant.
-func openProc(pid uint32, start event.BootTime) (*procDir, error) {
-	fd, err := unix.Open("/proc/"+strconv.FormatUint(uint64(pid), 10),
+// procfs is where it is mounted.
+type procfs string
+
+// open opens the directory of a process. Where its start is known, a process that started
+// at another time is not meant.
+func (proc procfs) open(p *object.Process) (*procDir, error) {
+	fd, err := unix.Open(string(proc)+"/"+strconv.FormatUint(uint64(p.Pid), 10),
 		unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open process %d: %w", pid, err)
+		return nil, fmt.Errorf("open process %d: %w", p.Pid, err)
 	}
 	d := &procDir{fd: fd}
-	if err := d.check(start); err != nil {
+	if err := d.check(p.Start); err != nil {
 		d.close()
-		return nil, fmt.Errorf("open process %d: %w", pid, err)
+		return nil, fmt.Errorf("open process %d: %w", p.Pid, err)
 	}
 	return d, nil
+}
+
+// rootOf opens the root directory of a process.
+func (proc procfs) rootOf(p *object.Process) (*root, error) {
+	d, err := proc.open(p)
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	return d.root()
 }
 
 func (d *procDir) close() { _ = unix.Close(d.fd) }

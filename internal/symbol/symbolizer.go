@@ -1,6 +1,7 @@
 package symbol
 
 import (
+	"cmp"
 	"sync"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
@@ -9,6 +10,8 @@ import (
 
 // Options say what names are made of. The zero value is usable.
 type Options struct {
+	// Proc is where procfs is mounted, "" means /proc.
+	Proc string
 	// Lines: look for source lines of native code, too. They cost about as much memory as
 	// the .debug_line sections of the objects. Go, Python and the like always have lines.
 	Lines bool
@@ -43,9 +46,18 @@ type Namer interface {
 	Name(f *event.Frame) (Frame, bool)
 }
 
+// Expander is a Namer of a runtime that inlines calls. Names returns the frame that Name
+// does, last, behind those that were inlined at its place, innermost first; nil where
+// Name reports false.
+type Expander interface {
+	Namer
+	Names(f *event.Frame) []Frame
+}
+
 // Symbolizer turns frames into names. It may be used from several goroutines. It blocks on
 // files, up to ten seconds for one that does not answer, and on servers.
 type Symbolizer struct {
+	proc   procfs
 	lines  bool
 	limits limits
 	remote *debuginfod // nil: none
@@ -77,7 +89,7 @@ func New(o Options) *Symbolizer {
 		}
 		return n
 	}
-	s := &Symbolizer{lines: o.Lines, limits: limits{
+	s := &Symbolizer{proc: procfs(cmp.Or(o.Proc, "/proc")), lines: o.Lines, limits: limits{
 		bytes:     orDefault(o.MaxBytes, defaultMaxBytes),
 		frames:    orDefault(int64(o.MaxFrames), defaultMaxFrames),
 		processes: orDefault(int64(o.MaxProcesses), defaultMaxProcesses),
@@ -181,10 +193,8 @@ func (c *call) name(f *event.Frame) []Frame {
 	}
 	managed := f.Kind != event.FrameFile && f.Kind != event.FrameUnmapped
 	if managed || f.Aux != 0 {
-		for _, r := range c.runtimes {
-			if named, ok := r.Name(f); ok {
-				return []Frame{named}
-			}
+		if named := c.managed(f); named != nil {
+			return named
 		}
 	}
 	switch f.Kind {
@@ -198,6 +208,20 @@ func (c *call) name(f *event.Frame) []Frame {
 	default:
 		return []Frame{c.generated(f)}
 	}
+}
+
+// managed asks the runtimes.
+func (c *call) managed(f *event.Frame) []Frame {
+	for _, r := range c.runtimes {
+		if e, ok := r.(Expander); ok {
+			if named := e.Names(f); len(named) > 0 {
+				return named
+			}
+		} else if named, ok := r.Name(f); ok {
+			return []Frame{named}
+		}
+	}
+	return nil
 }
 
 // python names a Python frame; one that no runtime knows keeps its place. false: CPython

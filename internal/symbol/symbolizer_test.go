@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
@@ -55,6 +56,24 @@ func TestWhoNames(t *testing.T) {
 				t.Errorf("got %+v, want %+v", got, c.want)
 			}
 		})
+	}
+}
+
+// inliner is a runtime that inlines.
+type inliner struct{ auxNamer }
+
+func (inliner) Names(f *event.Frame) []Frame {
+	if f.Aux != 6 {
+		return nil
+	}
+	return []Frame{{Function: "inlined", Kind: Java}, {Function: "outer", Kind: Java}}
+}
+
+func TestInlinedByRuntime(t *testing.T) {
+	runtimes := []Namer{inliner{auxNamer{7: "not asked"}}, auxNamer{7: "seven"}}
+	got := New(Options{}).Frames(nil, nil, runtimes, []event.Frame{{Kind: event.FrameCompiled, Aux: 6}, {Kind: event.FrameCompiled, Aux: 7}})
+	if functions(got) != "inlined outer seven" {
+		t.Errorf("got %+v", got)
 	}
 }
 
@@ -154,6 +173,39 @@ func TestSmallLimits(t *testing.T) {
 	}
 	if err := s.Close(); err != nil || len(s.images.entries) != 0 {
 		t.Errorf("close: %v, %d images kept", err, len(s.images.entries))
+	}
+}
+
+// TestNothingKeptOpen: open files would keep a container's mounts busy.
+func TestNothingKeptOpen(t *testing.T) {
+	p := separate(t, "-g")
+	dir := t.TempDir()
+	put(t, p.debug, p.byBuildID(dir))
+	process := startIdle(t, dir)
+	appendTo(t, perfMapPath(process, dir), "1000 10 generated\n")
+	o := objectAt(t, p.program)
+	addr := symbolsOf(t, p.original)["do_accept"].Value
+	count := func() int {
+		list, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	before := count()
+	s := New(Options{Lines: true})
+	nameAt(t, s, process, o, addr)
+	nameAt(t, s, nil, o, addr+1)
+	generatedAt(s, process, 0x1000, false)
+	if err := os.Remove(p.byBuildID(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(p.byBuildID(dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	nameAt(t, New(Options{}), process, o, addr)
+	if after := count(); after != before {
+		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }
 

@@ -43,8 +43,7 @@ func UserFrame(frames []Frame) int {
 // is the interpreter's.
 func isManaged(frames []Frame) bool {
 	for i := range frames {
-		switch frames[i].Kind {
-		case Python, Java, JS:
+		if k := frames[i].Kind; k == Python || k == Java || k == JS {
 			return true
 		}
 	}
@@ -64,10 +63,7 @@ func (f *Frame) userRank(managed bool) userRank {
 	case Signal:
 		return rankSystem
 	case JIT:
-		if f.Function == "" {
-			return rankSystem
-		}
-		return rankEngine
+		return f.jitRank(managed)
 	default:
 		return f.nativeRank(managed)
 	}
@@ -174,13 +170,29 @@ func (f *Frame) jsRank() userRank {
 	}
 }
 
+// jitRank: what a perf map names is the program's own code, unless it is of a runtime whose
+// functions have names of their own on this stack, or spelled as its own.
+func (f *Frame) jitRank(managed bool) userRank {
+	switch {
+	case f.Function == "":
+		return rankSystem
+	case managed, hasAnyPrefix(f.Function, "Builtin:", "BytecodeHandler:", "Stub:", "RegExp:", "["):
+		return rankEngine
+	}
+	// A Java virtual machine can write perf maps too.
+	if r := f.javaRank(); r != rankEngine || strings.Contains(f.Function, ".") {
+		return r
+	}
+	return rankOwn
+}
+
 func (f *Frame) nativeRank(managed bool) userRank {
 	base := path.Base(f.Module)
 	shared := strings.Contains(base, ".so")
 	switch {
 	case f.Function == "" && f.Module == "", isLibc(base), isSystemCall(f.Function):
 		return rankSystem
-	case isEngine(base) || containsAny(f.Module, "/jvm/", "/jdk", "/jre", "-jdk", "openjdk"):
+	case strings.HasPrefix(f.Function, "[stub "), isEngine(base) || containsAny(f.Module, "/jvm/", "/jdk", "/jre", "-jdk", "openjdk"):
 		return rankEngine
 	case managed && (!shared || isSystemDir(f.Module)):
 		return rankEngine

@@ -106,7 +106,12 @@ func TestUserFrame(t *testing.T) {
 		{"C++, anonymous namespace", "(anonymous namespace)::pump(std::string const&)", "n:recv" + libc + " n:std::thread::_State_impl<int>::_M_run()^/srv/cpp n:(anonymous~namespace)::pump(std::string~const&)^/srv/cpp"},
 		{"C++, template that returns a std type", "std::string srv::fetch<int>(int)", "n:recv" + libc + " n:std::string~srv::fetch<int>(int)^/srv/cpp n:main^/srv/cpp"},
 
-		{"JIT with names only", "handler", "n:recv" + libc + " n:handler n:main^/usr/bin/dotnet"},
+		{"perf map, .NET", "void [App] App.Program::Main()[Tier0]", "n:recv" + libc + " n:SystemNative_Read^/usr/lib/dotnet/libSystem.Native.so jit:void~[App]~App.Program::Main()[Tier0] n:main^/usr/bin/dotnet"},
+		{"perf map, LuaJIT", "handler", "n:recv" + libc + " jit:handler n:main^/usr/bin/luajit"},
+		{"perf map, Java", "com.acme.Cart.load", "n:read" + libc + " jit:java.net.Socket.read jit:com.acme.Cart.load jit:Interpreter n:JavaCalls::call_helper" + jvm},
+		{"perf map, Node", "pump", "n:close" + libc + " jit:Builtin:CallFunction_ReceiverIsAny s:Socket._destroy@node:net s:pump@/app/a.js n:uv_run" + node},
+		{"perf map, Python", "py::pump", "n:recv" + libc + " n:_PyEval_EvalFrameDefault" + python + " p:py::recv@/usr/lib/python3.12/socket.py p:py::pump@/srv/a.py"},
+		{"Java, stubs only", "NET_Read", "n:read" + libc + " n:NET_Read^/usr/lib/jvm/java-17-openjdk-amd64/lib/libnet.so n:[stub~Interpreter] n:start_thread" + libc},
 		{"code without any name", "main", "jit: jit: n:main^/srv/app"},
 		{"nothing but libc", "recv", "n:recv" + libc + " n:start_thread" + libc},
 	} {

@@ -44,7 +44,7 @@ func (s *Symbolizer) rootOf(p *object.Process) rootKey {
 	if ok {
 		return known
 	}
-	if r, err := processRoot(p); err == nil {
+	if r, err := s.proc.rootOf(p); err == nil {
 		known = r.key
 		r.close()
 	}
@@ -52,15 +52,6 @@ func (s *Symbolizer) rootOf(p *object.Process) rootKey {
 	defer s.mu.Unlock()
 	s.processes.put(key, known, 1)
 	return known
-}
-
-func processRoot(p *object.Process) (*root, error) {
-	d, err := openProc(p.Pid, p.Start)
-	if err != nil {
-		return nil, err
-	}
-	defer d.close()
-	return d.root()
 }
 
 // guardOf returns the guard of what is below a root.
@@ -82,7 +73,7 @@ func (s *Symbolizer) debugFor(m *image, p *object.Process, view rootKey) (info *
 	final = true
 	if view != (rootKey{}) {
 		info, final = s.searched(m, debugKey{m.key, fromProcess, view}, m.path, func() (*root, error) {
-			return processRoot(p)
+			return s.proc.rootOf(p)
 		})
 	}
 	if info == nil {
@@ -182,7 +173,7 @@ func (s *Symbolizer) perfMapOf(p *object.Process) *perfMap {
 		}
 		// Others may be reading the one that is known: what was read of it stays as it is.
 		next := *known
-		if err := next.refresh(p); err != nil {
+		if err := next.refresh(s.proc, p); err != nil {
 			return known
 		}
 		s.mu.Lock()
@@ -194,8 +185,8 @@ func (s *Symbolizer) perfMapOf(p *object.Process) *perfMap {
 }
 
 // refresh reads what is new in the perf map of a process.
-func (m *perfMap) refresh(p *object.Process) error {
-	d, err := openProc(p.Pid, p.Start)
+func (m *perfMap) refresh(proc procfs, p *object.Process) error {
+	d, err := proc.open(p)
 	if err != nil {
 		return err
 	}

@@ -15,12 +15,14 @@
 // What is left: a class unloaded and another loaded at the very same addresses between
 // event and reading.
 //
-// What a compiled frame stands for is expanded: methods that C1 or C2 inlined are frames
-// of their own, with lines. Interpreted frames have no line: the kernel side does not
-// carry the bytecode pointer.
+// What a compiled frame stands for can be expanded: methods that C1 or C2 inlined are
+// frames of their own, with lines (Names). A frame that is being deoptimized has lost the
+// inlined ones. Interpreted frames have no line: the kernel side does not carry the
+// bytecode pointer.
 //
 // Tried with OpenJDK 17.0.15 and Temurin 25.0.3, interpreted, C1, C2, one and three code
-// heaps, and every collector they have. JDK 21 describes itself with the same fields as
-// 17 and was read, not run. Older than 17 is refused. OpenJ9 and GraalVM native images are
-// other machines, and are not found.
+// heaps, and every collector they have. JDK 21 was not run; according to its source it
+// describes itself as 17 does. 23 and 24 keep what they know of calls in ways that are not
+// read: no inlined methods there. Older than 17 is refused. OpenJ9 and GraalVM native
+// images are other machines: the first is an error, the second is not found.
 package hotspot
