@@ -328,10 +328,14 @@ struct raw_stack {
 	__u8 memory[RAW_BYTES];
 };
 
-/* A process that had sockets, or whose parent had, runs another program, or is gone. */
+/*
+ * A process that had sockets, or whose parent had, runs another program, or is gone; or
+ * one runs a program that could not be read when it was wanted.
+ */
 struct life {
 	__u32 kind; /* RING_EXEC, RING_EXIT */
 	__u32 tgid;
+	struct file_key program; /* zero, except where it was wanted */
 };
 
 /* One rule of an unwind table. */

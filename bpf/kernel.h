@@ -221,7 +221,9 @@ struct mptcp_subflow_context {
 	struct sock *conn;
 };
 
-struct mm_struct;
+struct mm_struct {
+	struct file *exe_file;
+};
 
 struct vm_area_struct {
 	unsigned long vm_start;
@@ -352,12 +354,22 @@ static __always_inline __u64 ctime_of(struct inode *inode)
 
 	/* Since 6.13 the top bit says that somebody has asked for the time. */
 	if (bpf_core_field_exists(inode->i_ctime_sec))
-		return inode->i_ctime_sec * 1000000000ULL +
-		       (inode->i_ctime_nsec & ~(1U << 31));
+		return BPF_CORE_READ(inode, i_ctime_sec) * 1000000000ULL +
+		       (BPF_CORE_READ(inode, i_ctime_nsec) & ~(1U << 31));
 	if (bpf_core_field_exists(middle->__i_ctime))
-		return middle->__i_ctime.tv_sec * 1000000000ULL +
-		       middle->__i_ctime.tv_nsec;
-	return old->i_ctime.tv_sec * 1000000000ULL + old->i_ctime.tv_nsec;
+		return BPF_CORE_READ(middle, __i_ctime.tv_sec) * 1000000000ULL +
+		       BPF_CORE_READ(middle, __i_ctime.tv_nsec);
+	return BPF_CORE_READ(old, i_ctime.tv_sec) * 1000000000ULL +
+	       BPF_CORE_READ(old, i_ctime.tv_nsec);
+}
+
+static __always_inline void fill_key(struct file_key *key, struct file *file)
+{
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+
+	key->ino = BPF_CORE_READ(inode, i_ino);
+	key->ctime = ctime_of(inode);
+	key->dev = BPF_CORE_READ(inode, i_sb, s_dev);
 }
 
 #define sock_flag(sk, flag)                                                    \

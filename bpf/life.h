@@ -3,12 +3,43 @@
 #ifndef LIFE_H
 #define LIFE_H
 
-static __always_inline void tell_life(__u32 kind, __u32 tgid)
-{
-	struct life life = {.kind = kind, .tgid = tgid};
+#define MAX_WANTED 1024
 
-	/* Lost, it costs one look at a process that is gone, or one raw stack. */
-	bpf_ringbuf_output(&ring, &life, sizeof(life), BPF_RB_NO_WAKEUP);
+/*
+ * program -> 1: its table is missing, and its processes were gone before it could be read.
+ * Inserts, deletes: Go. Full: Go does without it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_WANTED);
+	__type(key, struct file_key);
+	__type(value, __u8);
+} wanted_programs SEC(".maps");
+
+/* How many there are: mostly none. */
+__u32 wanted_count;
+
+/* Lost, it costs one look at a process that is gone, or one raw stack. */
+static __always_inline void tell_life(struct life *life, __u64 wakeup)
+{
+	bpf_ringbuf_output(&ring, life, sizeof(*life), wakeup);
+}
+
+static __always_inline bool is_wanted(struct life *life,
+				      struct task_struct *task)
+{
+	struct file *file;
+
+	if (!wanted_count || !task->mm)
+		return false;
+	file = BPF_CORE_READ(task, mm, exe_file);
+	if (!file)
+		return false;
+	fill_key(&life->program, file);
+	if (bpf_map_lookup_elem(&wanted_programs, &life->program))
+		return true;
+	__builtin_memset(&life->program, 0, sizeof(life->program));
+	return false;
 }
 
 static __always_inline void forget(__u32 tgid)
@@ -26,26 +57,29 @@ static __always_inline bool had_sockets(__u32 tgid)
 /* A program started by one that has sockets is likely to have some, too. */
 static __always_inline int on_exec(struct task_struct *task)
 {
-	__u32 tgid = task->tgid;
+	struct life life = {.kind = RING_EXEC, .tgid = task->tgid};
 	__u32 parent = task->real_parent->tgid;
-	bool known = had_sockets(tgid);
+	bool known = had_sockets(life.tgid);
 
 	if (known)
-		forget(tgid);
-	if (known || had_sockets(parent))
-		tell_life(RING_EXEC, tgid);
+		forget(life.tgid);
+	/* It may be gone in a moment: do not wait for the reader to come by. */
+	if (is_wanted(&life, task))
+		tell_life(&life, BPF_RB_FORCE_WAKEUP);
+	else if (known || had_sockets(parent))
+		tell_life(&life, BPF_RB_NO_WAKEUP);
 	return 0;
 }
 
 static __always_inline int on_exit(struct task_struct *task)
 {
-	__u32 tgid = task->tgid;
+	struct life life = {.kind = RING_EXIT, .tgid = task->tgid};
 
 	/* Of the last thread, whichever that is. */
-	if (task->signal->live.counter > 0 || !had_sockets(tgid))
+	if (task->signal->live.counter > 0 || !had_sockets(life.tgid))
 		return 0;
-	forget(tgid);
-	tell_life(RING_EXIT, tgid);
+	forget(life.tgid);
+	tell_life(&life, BPF_RB_NO_WAKEUP);
 	return 0;
 }
 

@@ -3,6 +3,9 @@
 #ifndef THREADS_H
 #define THREADS_H
 
+/* A row must fit into the 32 KiB that the kernel hands out at a time. */
+#define THREAD_BYTES 16384
+
 /*
  * 0 -> the row that is being written.
  * Inserts: the thread iterator. Deletes: nobody. Full: fixed size; Go lets one run at a
@@ -22,9 +25,9 @@ static __always_inline void copy_thread(struct raw_stack *row,
 	__u64 sp = row->regs[REG_SP];
 	__u32 i, at = 0, n;
 
-	for (i = 0; i < RAW_BYTES / PAGE; i++) {
+	for (i = 0; i < THREAD_BYTES / PAGE; i++) {
 		n = PAGE - ((sp + at) & (PAGE - 1));
-		if (at > RAW_BYTES - PAGE)
+		if (at > THREAD_BYTES - PAGE)
 			break;
 		barrier_var(n);
 		if (n > PAGE)
@@ -57,7 +60,8 @@ static __always_inline int on_thread(struct seq_file *seq,
 	row->thread_pointer = thread_pointer(task);
 	copy_registers(row->regs, regs);
 	copy_thread(row, task);
-	bpf_seq_write(seq, row, sizeof(*row));
+	bpf_seq_write(seq, row,
+		      offsetof(struct raw_stack, memory) + THREAD_BYTES);
 	return 0;
 }
 

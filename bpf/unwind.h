@@ -130,17 +130,13 @@ static __always_inline void describe_mapping(struct mapping *m,
 					     struct vm_area_struct *vma)
 {
 	struct file *file = vma->vm_file;
-	struct inode *inode;
 
 	m->start = vma->vm_start;
 	m->end = vma->vm_end;
 	if (!file)
 		return;
-	inode = file->f_inode;
 	m->offset = vma->vm_pgoff << 12;
-	m->key.ino = inode->i_ino;
-	m->key.ctime = ctime_of(inode);
-	m->key.dev = inode->i_sb->s_dev;
+	fill_key(&m->key, file);
 }
 
 static long on_vma(struct task_struct *task, struct vm_area_struct *vma,

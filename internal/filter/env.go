@@ -115,9 +115,11 @@ type stacksEnv struct {
 }
 
 type stackEnv struct {
-	Frames []frameEnv `expr:"frames"`
-	Tid    *int       `expr:"tid"`
-	Comm   *string    `expr:"comm"`
+	Frames  []frameEnv `expr:"frames"`
+	Quality *string    `expr:"quality"`
+	Reason  *string    `expr:"reason"`
+	Tid     *int       `expr:"tid"`
+	Comm    *string    `expr:"comm"`
 }
 
 type frameEnv struct {
@@ -126,6 +128,8 @@ type frameEnv struct {
 	Line     int    `expr:"line"`
 	Module   string `expr:"module"`
 	Offset   int    `expr:"offset"`
+	Kind     string `expr:"kind"`
+	User     bool   `expr:"user"`
 }
 
 // slots hold what the pointers of one environment point to.
@@ -281,9 +285,10 @@ func (e *evaluator) stack(st *record.Stack) stackEnv {
 	if st == nil {
 		return stackEnv{}
 	}
-	env := stackEnv{Tid: e.slots.num(uint64(st.Tid)), Comm: e.slots.str(st.Comm)}
+	s := &e.slots
+	env := stackEnv{Quality: s.str(st.Quality), Reason: s.str(st.Reason), Tid: s.num(uint64(st.Tid)), Comm: s.str(st.Comm)}
 	for _, f := range st.Frames {
-		env.Frames = append(env.Frames, frameEnv{f.Function, f.File, f.Line, f.Module, int(f.Offset)})
+		env.Frames = append(env.Frames, frameEnv{f.Function, f.File, f.Line, f.Module, int(f.Offset), f.Kind, f.User})
 	}
 	return env
 }

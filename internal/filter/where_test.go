@@ -160,6 +160,10 @@ func jsonFields(typ reflect.Type, prefix string) []string {
 		if field.Anonymous {
 			continue
 		}
+		// The frames of transitions get their names only after the filter.
+		if typ == reflect.TypeFor[record.Transition]() && field.Type == reflect.TypeFor[*record.Stacks]() {
+			continue
+		}
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		names = append(names, below(field.Type, prefix+name, jsonFields)...)
 	}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -73,15 +74,29 @@ func (r *Registry) Open(pid uint32, vma *VMA) (*Object, error) {
 	if err := r.failed[vma.Key]; err != nil {
 		return nil, err
 	}
-	path := filepath.Join(r.proc, strconv.FormatUint(uint64(pid), 10), "map_files",
-		fmt.Sprintf("%x-%x", vma.Start, vma.End))
-	o, err := open(path)
+	return r.add(pid, vma.Key, filepath.Join("map_files", fmt.Sprintf("%x-%x", vma.Start, vma.End)))
+}
+
+// OpenProgram returns the program that a process runs. It is faster than looking for its
+// mapping, for a process that may be gone in a moment.
+func (r *Registry) OpenProgram(pid uint32, key Key) (*Object, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if o := r.touch(r.byKey[key]); o != nil {
+		return o, nil
+	}
+	return r.add(pid, key, "exe")
+}
+
+// add opens a link in the directory of a process.
+func (r *Registry) add(pid uint32, key Key, link string) (*Object, error) {
+	o, err := open(filepath.Join(r.proc, strconv.FormatUint(uint64(pid), 10), link), key.Ino)
 	if err == nil {
 		o.Path = r.asSeenBy(pid, o.Path)
 	}
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) && len(r.failed) < maxFailed {
-			r.failed[vma.Key] = err
+			r.failed[key] = err
 		}
 		return nil, err
 	}
@@ -90,7 +105,7 @@ func (r *Registry) Open(pid uint32, vma *VMA) (*Object, error) {
 		return nil, errors.New("open mapped file: no numbers left; restart")
 	}
 	r.last++
-	o.ID, o.Key = r.last, vma.Key
+	o.ID, o.Key = r.last, key
 	e := r.used.PushFront(o)
 	r.byKey[o.Key], r.byID[o.ID] = e, e
 	r.shrink()
@@ -111,7 +126,7 @@ func (r *Registry) asSeenBy(pid uint32, path string) string {
 
 // open follows the kernel's own link, which needs no path and no mount namespace. What
 // is mapped as code is a regular file.
-func open(path string) (*Object, error) {
+func open(path string, ino uint64) (*Object, error) {
 	name, err := os.Readlink(path)
 	if err != nil {
 		return nil, fmt.Errorf("open mapped file: %w", err)
@@ -123,6 +138,10 @@ func open(path string) (*Object, error) {
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("open mapped file %s: not a regular file", name)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); err == nil && ok && st.Ino != ino {
+		// The pid was used again, or the process runs another program by now.
+		err = fmt.Errorf("open mapped file %s: it is another one: %w", name, fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

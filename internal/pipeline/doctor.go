@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/object"
 	"github.com/tcpwaitd/tcpwaitd/internal/owner"
 	"github.com/tcpwaitd/tcpwaitd/internal/record"
 	"github.com/tcpwaitd/tcpwaitd/internal/tracer"
@@ -51,7 +52,7 @@ type noStacks struct{}
 
 func (noStacks) Stack(tracer.StackSeen)   {}
 func (noStacks) RawStack(tracer.RawStack) {}
-func (noStacks) Exec(uint32)              {}
+func (noStacks) Exec(uint32, object.Key)  {}
 func (noStacks) Exit(uint32)              {}
 
 // stackCheck says how far the stacks of user code can be believed here.

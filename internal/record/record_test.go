@@ -112,7 +112,10 @@ func fuzzStacks(shape uint8, a, b string, line int) *Stacks {
 	}
 	frames := []symbol.Frame{
 		{Function: a, File: b, Line: line, Module: a, Offset: uint64(shape), Kind: symbol.Go},
-		{Module: b}, {Line: 1}, {}, {Kind: symbol.Kind("js")},
+		{Module: b},
+		{Line: 1},
+		{},
+		{Kind: symbol.Kind("js")},
 	}
 	st := StackOf(frames[:int(shape)%len(frames)], &event.Stack{
 		Quality: event.Quality(shape % 6), Reason: event.UnwindReason(shape),

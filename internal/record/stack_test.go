@@ -54,7 +54,7 @@ func TestStackOfHostileNames(t *testing.T) {
 	st := StackOf([]symbol.Frame{{Function: evil, File: evil, Module: evil}}, &event.Stack{})
 	f := st.Frames[0]
 	for _, s := range []string{f.Function, f.File, f.Module} {
-		if s != Escape(evil) || strings.ContainsAny(s, "\x1b\n\xff") {
+		if s != Escape(evil) || strings.Contains(s, "\x1b") || strings.Contains(s, "\n") || strings.Contains(s, "\xff") {
 			t.Errorf("got %q", s)
 		}
 	}

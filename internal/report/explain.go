@@ -266,9 +266,6 @@ func (s *story) timeline() {
 	if c.LastSend != 0 && (c.SentAfterFin > 0 || c.Cause == diagnosis.HalfClose) {
 		tell(c.LastSend, "sent data, the last time so far")
 	}
-	if s.stacks != nil && s.stacks.Close != nil {
-		tell(0, "%s", s.happened(event.StackClose))
-	}
 	if c.QueuesKnown {
 		tell(c.At, "now: recv_q %d, send_q %d", c.RecvQ, c.SendQ)
 	} else {
@@ -326,14 +323,19 @@ func (s *story) opened(tell teller) {
 // entered says since when the socket has been in its state.
 func (s *story) entered(tell teller) {
 	c := s.c
+	if text := s.happened(event.StackClose); text != "" {
+		tell(0, "%s", text)
+	}
 	what := "in " + c.State.String() + " since then"
 	if c.State == event.CloseWait {
-		what = "the peer closed: " + what
+		what = "the peer closed; " + what
 	}
 	switch {
 	case c.Bound == event.BoundUnknown || c.Since == 0:
 		tell(0, "nobody knows how long it has been in %s", c.State)
 	case c.Bound == event.Exact:
+		tell(c.Since, "%s", what)
+	case c.Earliest != 0 && s.clock(c.Earliest) == s.clock(c.Since):
 		tell(c.Since, "%s", what)
 	case c.Earliest != 0:
 		tell(c.Earliest, "to %s%s (nobody watched, so between these)", s.clock(c.Since), what)
@@ -415,7 +417,13 @@ func endText(c *diagnosis.Case) string {
 		return "when who receives the descriptor closes it, or what carries it (unix socket, io_uring) is closed"
 	case diagnosis.HalfClose:
 		return "when the program has sent all and closes"
+	default:
+		return closeText(c)
 	}
+}
+
+// closeText says who has to close what.
+func closeText(c *diagnosis.Case) string {
 	by := holdersText(c)
 	if by == "" {
 		return "with close() by whoever holds it"

@@ -41,7 +41,7 @@ func (p *Profile) Write(w io.Writer, cases iter.Seq[*diagnosis.Case], f *record.
 	if p.o.Format == Folded {
 		return writeFolded(w, samples)
 	}
-	b := newProfileBuilder()
+	b := newProfileBuilder(program(samples, f))
 	for _, s := range samples {
 		b.add(s)
 	}
@@ -144,6 +144,19 @@ func (s *sample) moment() string {
 	}
 }
 
+// program is the one executable that all samples are of, "" if there are several.
+func program(samples []*sample, f *record.Facts) string {
+	for _, s := range samples {
+		if s.pid != samples[0].pid {
+			return ""
+		}
+	}
+	if len(samples) == 0 {
+		return ""
+	}
+	return record.Escape(f.Process(samples[0].pid).Exe)
+}
+
 // profileBuilder numbers functions, locations and modules as they come.
 type profileBuilder struct {
 	out       profile.Profile
@@ -152,8 +165,10 @@ type profileBuilder struct {
 	mappings  map[string]*profile.Mapping
 }
 
-func newProfileBuilder() *profileBuilder {
-	return &profileBuilder{
+// newProfileBuilder makes the first module that of the program, for pprof shows its name as
+// that of the profile; it shows none where the name is empty.
+func newProfileBuilder(program string) *profileBuilder {
+	b := &profileBuilder{
 		out: profile.Profile{
 			SampleType:        []*profile.ValueType{{Type: "sockets", Unit: "count"}, {Type: "dwell", Unit: "seconds"}},
 			DefaultSampleType: "sockets",
@@ -162,6 +177,8 @@ func newProfileBuilder() *profileBuilder {
 		locations: map[record.Frame]*profile.Location{},
 		mappings:  map[string]*profile.Mapping{},
 	}
+	b.mapping(&record.Frame{Module: program})
+	return b
 }
 
 func (b *profileBuilder) add(s *sample) {
@@ -231,9 +248,6 @@ func (b *profileBuilder) function(f *record.Frame) *profile.Function {
 const userSpace = 1 << 47
 
 func (b *profileBuilder) mapping(f *record.Frame) *profile.Mapping {
-	if f.Module == "" {
-		return nil
-	}
 	if m := b.mappings[f.Module]; m != nil {
 		return m
 	}

@@ -77,6 +77,10 @@ func TestProfile(t *testing.T) {
 	if first.Value[0] != 20 || first.NumLabel["pid"][0] != int64(java.Pid) || first.Location[0].Line[0].Function.Name != "syscall.read" {
 		t.Errorf("first sample %+v", first)
 	}
+	one, err := profile.ParseData(writeProfile(t, PProf, cases[:20], facts))
+	if err != nil || one.Mapping[0].File != "/usr/bin/java" {
+		t.Errorf("%v, the program is %v", err, one.Mapping)
+	}
 	moments := map[string]int64{}
 	for _, s := range p.Sample {
 		moments[strings.Join(s.Label["stack"], "")] += s.Value[0]
@@ -208,6 +212,10 @@ func TestGoToolPprof(t *testing.T) {
 		}
 		printable(t, tt.args, strings.ReplaceAll(out, "\t", " "))
 	}
+	// Several programs: the profile has the name of none.
+	if out := pprof(t, "-top", path); strings.Contains(out, "File:") {
+		t.Errorf("a name for all: %s", out)
+	}
 	// Twice as much against once: what was there is left.
 	if out := pprof(t, "-top", "-base="+path, path, path); !strings.Contains(out, "Type: sockets") {
 		t.Errorf("-base: %s", out)
@@ -249,8 +257,17 @@ func TestGoToolPprofFlameGraph(t *testing.T) {
 	t.Fatalf("pprof serves nothing: %v", lines.Err())
 }
 
+// patience bounds the wait for a server that says where it listens before it does.
+const patience = time.Minute
+
 func get(url string) (string, error) {
-	r, err := http.Get(url)
+	var r *http.Response
+	var err error
+	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+		if r, err = http.Get(url); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		return "", err
 	}

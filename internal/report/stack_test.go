@@ -80,7 +80,7 @@ func incident() ([]diagnosis.Case, *record.Facts) {
 		c.Direction, c.Socket.Evidence, c.Flow.Remote = event.Out, event.EvidenceConnect, netip.MustParseAddrPort("[fd00::1]:443")
 	}, &record.Stacks{Open: out}, event.Stacks{4, 0, 0, 0})
 	add(2, 70*time.Second, func(c *diagnosis.Case) { c.State = event.Close }, &record.Stacks{EOF: pump, Close: drop}, event.Stacks{0, 0, 2, 3})
-	add(3, time.Hour, func(c *diagnosis.Case) { c.Baseline, c.Bound, c.RecvQ = true, event.AtLeast, 5 }, nil, event.Stacks{})
+	add(3, 50*time.Minute, func(c *diagnosis.Case) { c.Baseline, c.Bound, c.RecvQ = true, event.AtLeast, 5 }, nil, event.Stacks{})
 	return cases, facts
 }
 
@@ -285,7 +285,12 @@ func TestExplainSocket(t *testing.T) {
 		"eof_ignored": &cases[0],
 		"connected":   &cases[23],
 		"zombie":      &cases[25],
-		"baseline":    with(func(c *diagnosis.Case) { c.Earliest = stamp(25 * time.Hour) }),
+		"baseline":    with(func(c *diagnosis.Case) { c.Earliest = stamp(55 * time.Minute) }),
+		"since_yesterday": with(func(c *diagnosis.Case) {
+			// The host has been up for long.
+			c.At = event.KTime(1000 * time.Hour)
+			c.Since = c.At.Add(-30 * time.Hour)
+		}),
 		"unaccepted": with(func(c *diagnosis.Case) {
 			c.Inode, c.Holders, c.Owner, c.Bound = 0, nil, event.Task{}, event.BoundUnknown
 			c.Listeners = []event.Holder{{Task: java}, {Task: evil}}
@@ -301,7 +306,9 @@ func TestExplainSocket(t *testing.T) {
 			c.HoldersKnown, c.QueuesKnown = false, false
 		}),
 	} {
-		x := &Explanation{Process: &diagnosis.Process{}, Socket: c, Facts: facts}
+		at := *facts
+		at.Clock.K = c.At
+		x := &Explanation{Process: &diagnosis.Process{}, Socket: c, Facts: &at}
 		if d := judged([]diagnosis.Case{*c}); len(d.Processes) > 0 {
 			x.Process = &d.Processes[0]
 		}

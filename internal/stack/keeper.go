@@ -50,6 +50,7 @@ type Keeper struct {
 	rules   *unwind.Rules
 	tables  *tables
 	walker  *unwind.Unwinder
+	wanted  map[object.Key]bool // only the worker uses it
 	symbols *symbol.Symbolizer
 	kernel  *tracer.Tracer
 
@@ -81,7 +82,7 @@ func New(o Options) *Keeper {
 		proc: o.Proc, log: o.Log, objects: object.NewRegistry(o.Proc), rules: unwind.NewRules(),
 		symbols: symbol.New(o.Symbols),
 		stacks:  map[event.StackID]*list.Element{}, order: list.New(),
-		processes: map[uint32]*process{}, done: make(chan struct{}),
+		processes: map[uint32]*process{}, wanted: map[object.Key]bool{}, done: make(chan struct{}),
 	}
 	k.changed = sync.NewCond(&k.mu)
 	k.tables = newTables(k)
@@ -92,9 +93,7 @@ func New(o Options) *Keeper {
 // Start lets the worker run, and has it learn the processes that have sockets already.
 func (k *Keeper) Start(t *tracer.Tracer, pids map[uint32]bool) {
 	k.kernel = t
-	if len(pids) > 0 {
-		k.do(func() { k.learnAll(pids) })
-	}
+	k.do(func() { k.learnAll(pids) })
 	go k.work()
 }
 
@@ -250,10 +249,17 @@ func (k *Keeper) RawStack(r tracer.RawStack) {
 }
 
 // Exec implements tracer.StackSink: the program is another one.
-func (k *Keeper) Exec(pid uint32) {
+func (k *Keeper) Exec(pid uint32, program object.Key) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.forget(pid)
+	if program != (object.Key{}) {
+		// Not for the worker: the process may be gone when it comes to this.
+		if o, err := k.objects.OpenProgram(pid, program); err == nil {
+			k.doLocked(func() { k.readWanted(o) })
+		}
+		return
+	}
 	k.doLocked(func() { k.preload(pid) })
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"debug/buildinfo"
 	"errors"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -47,6 +49,7 @@ func (k *Keeper) learnAll(pids map[uint32]bool) {
 		k.log.Info("executable mappings", "error", err)
 		return
 	}
+	k.learnCommon(all)
 	for pid := range pids {
 		if vmas := all[pid]; len(vmas) > 0 {
 			k.adopt(&event.Task{Pid: pid}, vmas)
@@ -55,6 +58,38 @@ func (k *Keeper) learnAll(pids map[uint32]bool) {
 	// Reading many files at once leaves more behind than all that follows.
 	debug.FreeOSMemory()
 	k.log.Info("unwind tables", "processes", len(pids), "files", k.tables.order.Len(), "bytes", k.tables.bytes, "rules", k.tables.uploaded)
+}
+
+// What many processes map is what the next one will map, too: libc, mostly. A process that
+// lives for a moment only can then be walked when it comes.
+const (
+	commonTo  = 3
+	maxCommon = 16
+)
+
+// learnCommon makes the tables of the files that most processes map.
+func (k *Keeper) learnCommon(all map[uint32][]object.VMA) {
+	type file struct {
+		pid uint32
+		vma object.VMA
+		n   int
+	}
+	seen := map[object.Key]*file{}
+	for pid, vmas := range all {
+		for _, vma := range vmas {
+			if f := seen[vma.Key]; f != nil {
+				f.n++
+			} else if vma.Key != (object.Key{}) {
+				seen[vma.Key] = &file{pid, vma, 1}
+			}
+		}
+	}
+	files := slices.SortedFunc(maps.Values(seen), func(a, b *file) int { return b.n - a.n })
+	for _, f := range files[:min(len(files), maxCommon)] {
+		if f.n >= commonTo {
+			k.open(f.pid, f.vma)
+		}
+	}
 }
 
 // preload makes the tables of a program that has just been started. Its runtime cannot be
@@ -153,6 +188,9 @@ func (k *Keeper) open(pid uint32, vma object.VMA) object.Mapped {
 		return m
 	}
 	o, err := k.objects.Open(pid, &vma)
+	if errors.Is(err, fs.ErrNotExist) {
+		k.want(vma.Key)
+	}
 	if err != nil {
 		k.log.Debug("mapped file", "pid", pid, "error", err)
 		return m
@@ -211,7 +249,7 @@ func (k *Keeper) learnMapping(t *event.Task, vma *object.VMA) *process {
 	pid := t.Pid
 	p := k.known(t)
 	if p == nil {
-		return k.learn(t)
+		p = k.learn(t)
 	}
 	i, found := slices.BinarySearchFunc(p.Maps, vma.Start, func(m object.Mapped, at uint64) int {
 		switch {
@@ -230,18 +268,18 @@ func (k *Keeper) learnMapping(t *event.Task, vma *object.VMA) *process {
 		return p
 	}
 	// A new list: who names a stack meanwhile has the old one.
-	maps := slices.DeleteFunc(slices.Clone(p.Maps), func(m object.Mapped) bool {
+	list := slices.DeleteFunc(slices.Clone(p.Maps), func(m object.Mapped) bool {
 		return m.Start < vma.End && vma.Start < m.End
 	})
-	maps = append(maps, k.open(pid, *vma))
-	slices.SortFunc(maps, func(a, b object.Mapped) int {
+	list = append(list, k.open(pid, *vma))
+	slices.SortFunc(list, func(a, b object.Mapped) int {
 		if a.Start < b.Start {
 			return -1
 		}
 		return 1
 	})
 	fresh := &process{Process: p.Process}
-	fresh.Maps = maps
+	fresh.Maps = list
 	// It may have been the runtime itself.
 	starting := k.detect(fresh)
 	k.mu.Lock()

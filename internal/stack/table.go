@@ -80,6 +80,32 @@ func (t *tables) put(o *object.Object, table *unwind.Table) error {
 	return nil
 }
 
+// maxWanted is MAX_WANTED of bpf/life.h.
+const maxWanted = 1024
+
+// want has the next start of a program told at once: its last process was gone before its
+// mapping could be looked at.
+func (k *Keeper) want(key object.Key) {
+	if k.wanted[key] || len(k.wanted) >= maxWanted {
+		return
+	}
+	k.wanted[key] = true
+	if err := k.kernel.SetWanted([]object.Key{key}, nil, len(k.wanted)); err != nil {
+		k.log.Info("stacks of a short-lived program stay incomplete", "error", err)
+	}
+}
+
+// readWanted makes the table of a program that was wanted.
+func (k *Keeper) readWanted(o *object.Object) {
+	if err := k.tables.load(o); err != nil {
+		k.log.Debug("unwind table", "file", o.Path, "error", err)
+	}
+	delete(k.wanted, o.Key)
+	if err := k.kernel.SetWanted(nil, []object.Key{o.Key}, len(k.wanted)); err != nil {
+		k.log.Info("wanted programs", "error", err)
+	}
+}
+
 func (t *tables) uploadRules() error {
 	fresh := t.k.rules.From(t.uploaded)
 	rules := make([]tracer.Rule, len(fresh))

@@ -137,9 +137,10 @@ type bpfHolderRow struct {
 }
 
 type bpfLife struct {
-	_    structs.HostLayout
-	Kind uint32
-	Tgid uint32
+	_       structs.HostLayout
+	Kind    uint32
+	Tgid    uint32
+	Program bpfFileKey
 }
 
 type bpfMapping struct {
@@ -387,6 +388,7 @@ const (
 	bpfMapTables           = "tables"
 	bpfMapThreadRow        = "thread_row"
 	bpfMapWalks            = "walks"
+	bpfMapWantedPrograms   = "wanted_programs"
 	bpfProgAccept2         = "accept_2"
 	bpfProgAccept4         = "accept_4"
 	bpfProgAcceptExit      = "accept_exit"
@@ -434,6 +436,7 @@ const (
 	bpfVarUnusedUnwinding  = "unused_unwinding"
 	bpfVarUnwinder         = "unwinder"
 	bpfVarWakeBytes        = "wake_bytes"
+	bpfVarWantedCount      = "wanted_count"
 	bpfVarWatchEof         = "watch_eof"
 )
 
@@ -503,22 +506,23 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Accepted  *ebpf.MapSpec `ebpf:"accepted"`
-	Budgets   *ebpf.MapSpec `ebpf:"budgets"`
-	Counters  *ebpf.MapSpec `ebpf:"counters"`
-	Latest    *ebpf.MapSpec `ebpf:"latest"`
-	Lports    *ebpf.MapSpec `ebpf:"lports"`
-	Memos     *ebpf.MapSpec `ebpf:"memos"`
-	Pids      *ebpf.MapSpec `ebpf:"pids"`
-	Records   *ebpf.MapSpec `ebpf:"records"`
-	Ring      *ebpf.MapSpec `ebpf:"ring"`
-	Rports    *ebpf.MapSpec `ebpf:"rports"`
-	Rules     *ebpf.MapSpec `ebpf:"rules"`
-	Runtimes  *ebpf.MapSpec `ebpf:"runtimes"`
-	Seen      *ebpf.MapSpec `ebpf:"seen"`
-	Tables    *ebpf.MapSpec `ebpf:"tables"`
-	ThreadRow *ebpf.MapSpec `ebpf:"thread_row"`
-	Walks     *ebpf.MapSpec `ebpf:"walks"`
+	Accepted       *ebpf.MapSpec `ebpf:"accepted"`
+	Budgets        *ebpf.MapSpec `ebpf:"budgets"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Latest         *ebpf.MapSpec `ebpf:"latest"`
+	Lports         *ebpf.MapSpec `ebpf:"lports"`
+	Memos          *ebpf.MapSpec `ebpf:"memos"`
+	Pids           *ebpf.MapSpec `ebpf:"pids"`
+	Records        *ebpf.MapSpec `ebpf:"records"`
+	Ring           *ebpf.MapSpec `ebpf:"ring"`
+	Rports         *ebpf.MapSpec `ebpf:"rports"`
+	Rules          *ebpf.MapSpec `ebpf:"rules"`
+	Runtimes       *ebpf.MapSpec `ebpf:"runtimes"`
+	Seen           *ebpf.MapSpec `ebpf:"seen"`
+	Tables         *ebpf.MapSpec `ebpf:"tables"`
+	ThreadRow      *ebpf.MapSpec `ebpf:"thread_row"`
+	Walks          *ebpf.MapSpec `ebpf:"walks"`
+	WantedPrograms *ebpf.MapSpec `ebpf:"wanted_programs"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -554,6 +558,7 @@ type bpfVariableSpecs struct {
 	UnusedUnwinding  *ebpf.VariableSpec `ebpf:"unused_unwinding"`
 	Unwinder         *ebpf.VariableSpec `ebpf:"unwinder"`
 	WakeBytes        *ebpf.VariableSpec `ebpf:"wake_bytes"`
+	WantedCount      *ebpf.VariableSpec `ebpf:"wanted_count"`
 	WatchEof         *ebpf.VariableSpec `ebpf:"watch_eof"`
 }
 
@@ -577,22 +582,23 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Accepted  *ebpf.Map `ebpf:"accepted"`
-	Budgets   *ebpf.Map `ebpf:"budgets"`
-	Counters  *ebpf.Map `ebpf:"counters"`
-	Latest    *ebpf.Map `ebpf:"latest"`
-	Lports    *ebpf.Map `ebpf:"lports"`
-	Memos     *ebpf.Map `ebpf:"memos"`
-	Pids      *ebpf.Map `ebpf:"pids"`
-	Records   *ebpf.Map `ebpf:"records"`
-	Ring      *ebpf.Map `ebpf:"ring"`
-	Rports    *ebpf.Map `ebpf:"rports"`
-	Rules     *ebpf.Map `ebpf:"rules"`
-	Runtimes  *ebpf.Map `ebpf:"runtimes"`
-	Seen      *ebpf.Map `ebpf:"seen"`
-	Tables    *ebpf.Map `ebpf:"tables"`
-	ThreadRow *ebpf.Map `ebpf:"thread_row"`
-	Walks     *ebpf.Map `ebpf:"walks"`
+	Accepted       *ebpf.Map `ebpf:"accepted"`
+	Budgets        *ebpf.Map `ebpf:"budgets"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Latest         *ebpf.Map `ebpf:"latest"`
+	Lports         *ebpf.Map `ebpf:"lports"`
+	Memos          *ebpf.Map `ebpf:"memos"`
+	Pids           *ebpf.Map `ebpf:"pids"`
+	Records        *ebpf.Map `ebpf:"records"`
+	Ring           *ebpf.Map `ebpf:"ring"`
+	Rports         *ebpf.Map `ebpf:"rports"`
+	Rules          *ebpf.Map `ebpf:"rules"`
+	Runtimes       *ebpf.Map `ebpf:"runtimes"`
+	Seen           *ebpf.Map `ebpf:"seen"`
+	Tables         *ebpf.Map `ebpf:"tables"`
+	ThreadRow      *ebpf.Map `ebpf:"thread_row"`
+	Walks          *ebpf.Map `ebpf:"walks"`
+	WantedPrograms *ebpf.Map `ebpf:"wanted_programs"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -613,6 +619,7 @@ func (m *bpfMaps) Close() error {
 		m.Tables,
 		m.ThreadRow,
 		m.Walks,
+		m.WantedPrograms,
 	)
 }
 
@@ -649,6 +656,7 @@ type bpfVariables struct {
 	UnusedUnwinding  *ebpf.Variable `ebpf:"unused_unwinding"`
 	Unwinder         *ebpf.Variable `ebpf:"unwinder"`
 	WakeBytes        *ebpf.Variable `ebpf:"wake_bytes"`
+	WantedCount      *ebpf.Variable `ebpf:"wanted_count"`
 	WatchEof         *ebpf.Variable `ebpf:"watch_eof"`
 }
 

@@ -22,8 +22,9 @@ type StackSink interface {
 	Stack(StackSeen)
 	// RawStack is one that was not, or not far enough; it may be kept.
 	RawStack(RawStack)
-	// Exec: the process runs another program. Exit: it is gone.
-	Exec(pid uint32)
+	// Exec: the process runs another program; which one is told if it was wanted. Exit: it
+	// is gone.
+	Exec(pid uint32, program object.Key)
 	Exit(pid uint32)
 }
 
@@ -152,7 +153,7 @@ func bpfFunctions(types *btf.Spec, names ...string) error {
 
 // stackMaps are needed only where stacks are taken; they are made as small as they can be
 // elsewhere.
-var stackMaps = []string{"walks", "memos", "rules", "runtimes", "budgets", "seen"}
+var stackMaps = []string{"walks", "memos", "rules", "runtimes", "budgets", "seen", "wanted_programs"}
 
 // apply chooses the way of unwinding before the programs are loaded.
 func (c *StackConfig) apply(spec *ebpf.CollectionSpec, u Unwinder) error {
@@ -259,6 +260,25 @@ func keyOf(k object.Key) bpfFileKey {
 	return bpfFileKey{Ino: k.Ino, Ctime: k.Ctime, Dev: k.Dev}
 }
 
+// SetWanted chooses the programs whose next start is told at once: their tables are missing
+// and their processes do not live long enough to be looked at afterwards.
+func (t *Tracer) SetWanted(add, drop []object.Key, total int) error {
+	m := t.maps.Maps["wanted_programs"]
+	for _, key := range add {
+		k := keyOf(key)
+		if err := m.Put(&k, uint8(1)); err != nil {
+			return fmt.Errorf("want a program: %w", err)
+		}
+	}
+	for _, key := range drop {
+		k := keyOf(key)
+		if err := m.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("want a program no more: %w", err)
+		}
+	}
+	return t.set("wanted_count", uint32(total))
+}
+
 // SetRuntime says how to read the frames of a process; a zero runtime says that there is
 // nothing to know.
 func (t *Tracer) SetRuntime(pid uint32, r *event.Runtime, isGo bool) error {
@@ -331,9 +351,11 @@ func (t *Tracer) Threads(ctx context.Context, pid uint32) ([]RawStack, error) {
 		return nil, err
 	}
 	var all []RawStack
-	for len(raw) >= rawStackSize {
-		all = append(all, rawStackOf((*bpfRawStack)(unsafe.Pointer(&raw[0]))))
-		raw = raw[rawStackSize:]
+	var row bpfRawStack
+	for len(raw) >= threadRowSize {
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(&row)), threadRowSize), raw)
+		all = append(all, rawStackOf(&row))
+		raw = raw[threadRowSize:]
 	}
 	return all, nil
 }
@@ -385,8 +407,12 @@ const (
 	stackHeadSize  = int(unsafe.Offsetof(bpfStack{}.Frames))
 	frameSize      = int(unsafe.Sizeof(bpfFrame{}))
 	rawStackSize   = int(unsafe.Sizeof(bpfRawStack{}))
+	threadRowSize  = int(unsafe.Offsetof(bpfRawStack{}.Memory)) + threadBytes
 	lifeSize       = int(unsafe.Sizeof(bpfLife{}))
 	mappingRowSize = int(unsafe.Sizeof(bpfMappingRow{}))
+
+	// THREAD_BYTES of bpf/threads.h
+	threadBytes = 16384
 
 	// enum ring_kind
 	ringTransition = 1
@@ -462,8 +488,12 @@ func rawStackOf(c *bpfRawStack) RawStack {
 func vmaOf(c *bpfMapping) object.VMA {
 	return object.VMA{
 		Start: c.Start, End: c.End, Offset: c.Offset,
-		Key: object.Key{Ino: c.Key.Ino, Ctime: c.Key.Ctime, Dev: c.Key.Dev},
+		Key: keyFrom(&c.Key),
 	}
+}
+
+func keyFrom(c *bpfFileKey) object.Key {
+	return object.Key{Ino: c.Ino, Ctime: c.Ctime, Dev: c.Dev}
 }
 
 // takeStack hands everything that is no transition to the sink.
@@ -488,11 +518,11 @@ func (t *Tracer) takeStack(kind uint32, raw []byte) error {
 		if len(raw) < lifeSize {
 			return errShort
 		}
-		pid := (*bpfLife)(unsafe.Pointer(&raw[0])).Tgid
+		c := (*bpfLife)(unsafe.Pointer(&raw[0]))
 		if kind == ringExec {
-			sink.Exec(pid)
+			sink.Exec(c.Tgid, keyFrom(&c.Program))
 		} else {
-			sink.Exit(pid)
+			sink.Exit(c.Tgid)
 		}
 	default:
 		return fmt.Errorf("record of unknown kind %d", kind)
