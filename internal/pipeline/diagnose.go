@@ -21,7 +21,7 @@ func (e *Engine) Diagnose(ctx context.Context, q DiagnoseQuery) (*Diagnosed, err
 	if err != nil {
 		return nil, err
 	}
-	defer w.watched.Close()
+	defer w.Close()
 	if q.For > 0 {
 		if err := w.run(ctx, q); err != nil {
 			return nil, err

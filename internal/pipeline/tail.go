@@ -99,7 +99,7 @@ func (t *tail) readClock(now event.KTime) {
 
 func (t *tail) readLoss(now event.KTime) error {
 	t.lossAt = now
-	loss, err := t.Tracer.Loss()
+	loss, err := t.Loss()
 	if err != nil || loss == t.loss {
 		return err
 	}

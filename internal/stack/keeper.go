@@ -111,10 +111,10 @@ func (k *Keeper) Close() error {
 }
 
 // do queues work. Where too much waits already it is dropped and counted.
-func (k *Keeper) do(f func()) bool {
+func (k *Keeper) do(f func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.doLocked(f)
+	k.doLocked(f)
 }
 
 func (k *Keeper) doLocked(f func()) bool {

@@ -245,7 +245,7 @@ func TestThreads(t *testing.T) {
 		}
 		var word string
 		_, err = fmt.Fscan(out, &word)
-		go io.Copy(io.Discard, out)
+		go func() { _, _ = io.Copy(io.Discard, out) }()
 		return err
 	})
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/symbol"
 	"github.com/tcpwaitd/tcpwaitd/internal/symbol/hotspot"
 	"github.com/tcpwaitd/tcpwaitd/internal/symbol/python"
-	"github.com/tcpwaitd/tcpwaitd/internal/symbol/v8"
+	v8 "github.com/tcpwaitd/tcpwaitd/internal/symbol/v8"
 	"github.com/tcpwaitd/tcpwaitd/internal/tracer"
 )
 

@@ -198,7 +198,7 @@ type Rule struct {
 	Param, AuxParam       int32
 }
 
-// ErrTablesFull: the kernel side keeps no more tables.
+// ErrTablesFull says that the kernel side keeps no more tables.
 var ErrTablesFull = errors.New("put unwind table: there are too many")
 
 // PutTable gives the kernel side the table of a file: ascending rows of file offset and,

@@ -55,6 +55,7 @@ func BenchmarkWalk(b *testing.B) {
 // runConnects returns the time spent in the state program, the complete stacks taken and
 // the frames of one.
 func runConnects(b *testing.B, client string, connects int, way Unwinder) (spent time.Duration, stacks, frames int) {
+	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -118,6 +119,7 @@ func swallow(l net.Listener) {
 }
 
 func stateTime(b *testing.B, tr *Tracer) time.Duration {
+	b.Helper()
 	for _, coll := range tr.progs {
 		if p := coll.Programs["state"]; p != nil {
 			st, err := p.Stats()
