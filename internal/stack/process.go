@@ -49,12 +49,12 @@ func (k *Keeper) learnAll(pids map[uint32]bool) {
 		k.log.Info("executable mappings", "error", err)
 		return
 	}
-	k.learnCommon(all)
 	for pid := range pids {
 		if vmas := all[pid]; len(vmas) > 0 {
 			k.adopt(&event.Task{Pid: pid}, vmas)
 		}
 	}
+	k.learnCommon(all)
 	// Reading many files at once leaves more behind than all that follows.
 	debug.FreeOSMemory()
 	k.log.Info("unwind tables", "processes", len(pids), "files", k.tables.order.Len(), "bytes", k.tables.bytes, "rules", k.tables.uploaded)
@@ -90,6 +90,7 @@ func (k *Keeper) learnCommon(all map[uint32][]object.VMA) {
 			k.open(f.pid, f.vma)
 		}
 	}
+	k.tables.wait()
 }
 
 // preload makes the tables of a program that has just been started. Its runtime cannot be
@@ -103,6 +104,7 @@ func (k *Keeper) preload(pid uint32) {
 	for _, vma := range all[pid] {
 		k.open(pid, vma)
 	}
+	k.tables.wait()
 }
 
 // learn looks at the process of a task, if it is new. What cannot be looked at any more is
@@ -143,6 +145,7 @@ func (k *Keeper) adopt(t *event.Task, vmas []object.VMA) *process {
 		return 1
 	})
 	starting := k.detect(p)
+	k.tables.wait()
 	k.mu.Lock()
 	if len(k.processes) >= maxProcesses {
 		k.makeRoom()
@@ -265,6 +268,7 @@ func (k *Keeper) learnMapping(t *event.Task, vma *object.VMA) *process {
 		if err := k.tables.load(p.Maps[i].Object); err != nil {
 			k.log.Debug("unwind table", "file", p.Maps[i].Object.Path, "error", err)
 		}
+		k.tables.wait()
 		return p
 	}
 	// A new list: who names a stack meanwhile has the old one.
@@ -282,6 +286,7 @@ func (k *Keeper) learnMapping(t *event.Task, vma *object.VMA) *process {
 	fresh.Maps = list
 	// It may have been the runtime itself.
 	starting := k.detect(fresh)
+	k.tables.wait()
 	k.mu.Lock()
 	k.processes[pid] = fresh
 	k.mu.Unlock()

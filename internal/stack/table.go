@@ -3,7 +3,7 @@ package stack
 import (
 	"container/list"
 	"errors"
-	"fmt"
+	"sync"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/object"
@@ -23,6 +23,7 @@ type tables struct {
 	bytes    int
 	uploaded int // rules
 	failed   map[event.ObjectID]error
+	puts     sync.WaitGroup
 }
 
 type loadedTable struct {
@@ -59,26 +60,31 @@ func (t *tables) load(o *object.Object) error {
 	return errors.Join(err, t.put(o, table))
 }
 
+// maxFiles is MAX_FILES of bpf/walk.h.
+const maxFiles = 4096
+
+// put gives a table to the kernel side. That waits for all programs that run, 8 ms here,
+// so several are put at a time; wait for them before they are needed.
 func (t *tables) put(o *object.Object, table *unwind.Table) error {
 	if err := t.uploadRules(); err != nil {
 		return err
 	}
 	l := loadedTable{id: o.ID, key: o.Key, bytes: 8 * (len(table.Rows) + 1)}
-	for t.bytes+l.bytes > maxTableBytes && t.order.Len() > 0 {
+	for t.order.Len() > 0 && (t.bytes+l.bytes > maxTableBytes || t.order.Len() >= maxFiles) {
 		t.dropOldest()
-	}
-	err := t.k.kernel.PutTable(o.Key, o.ID, table.Rows)
-	for errors.Is(err, tracer.ErrTablesFull) && t.order.Len() > 0 {
-		t.dropOldest()
-		err = t.k.kernel.PutTable(o.Key, o.ID, table.Rows)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", o.Path, err)
 	}
 	t.bytes += l.bytes
 	t.loaded[o.ID] = t.order.PushFront(l)
+	t.puts.Go(func() {
+		if err := t.k.kernel.PutTable(o.Key, o.ID, table.Rows); err != nil {
+			t.k.log.Info("stacks stay incomplete", "file", o.Path, "error", err)
+		}
+	})
 	return nil
 }
+
+// wait returns when the kernel side has every table that was put.
+func (t *tables) wait() { t.puts.Wait() }
 
 // maxWanted is MAX_WANTED of bpf/life.h.
 const maxWanted = 1024
@@ -100,6 +106,7 @@ func (k *Keeper) readWanted(o *object.Object) {
 	if err := k.tables.load(o); err != nil {
 		k.log.Debug("unwind table", "file", o.Path, "error", err)
 	}
+	k.tables.wait()
 	delete(k.wanted, o.Key)
 	if err := k.kernel.SetWanted(nil, []object.Key{o.Key}, len(k.wanted)); err != nil {
 		k.log.Info("wanted programs", "error", err)
@@ -120,6 +127,7 @@ func (t *tables) uploadRules() error {
 }
 
 func (t *tables) dropOldest() {
+	t.wait()
 	l := t.order.Remove(t.order.Back()).(loadedTable)
 	delete(t.loaded, l.id)
 	t.bytes -= l.bytes

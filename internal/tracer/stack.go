@@ -198,9 +198,6 @@ type Rule struct {
 	Param, AuxParam       int32
 }
 
-// ErrTablesFull says that the kernel side keeps no more tables.
-var ErrTablesFull = errors.New("put unwind table: there are too many")
-
 // PutTable gives the kernel side the table of a file: ascending rows of file offset and,
 // above 32 bits, rule. The rules must be there.
 func (t *Tracer) PutTable(key object.Key, id event.ObjectID, rows []uint64) error {
@@ -219,9 +216,6 @@ func (t *Tracer) PutTable(key object.Key, id event.ObjectID, rows []uint64) erro
 	}
 	k := keyOf(key)
 	err = t.maps.Maps["tables"].Put(&k, inner)
-	if errors.Is(err, unix.E2BIG) {
-		return ErrTablesFull
-	}
 	if err != nil {
 		return fmt.Errorf("put unwind table: %w", err)
 	}
