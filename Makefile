@@ -41,6 +41,7 @@ test-vm: ## the kernel tests on Debian's kernels in QEMU (root, installs QEMU)
 
 bench: ## what it costs: overhead under churn, Go benchmarks with allocations (root)
 	scripts/overhead.sh
+	scripts/stackcost.sh
 	go test -run '^$$' -bench . -benchmem ./internal/...
 
 clean: ## remove what the other targets made

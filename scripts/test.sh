@@ -18,16 +18,16 @@ status=0
 # -count=1: the kernel is an input that the test cache does not know.
 go test -count=1 -timeout 20m -v "$@" ./... >"$log" 2>&1 || status=$?
 
-grep -E '^(ok|FAIL|---? FAIL|panic:)|\[no test files\]' "$log" | grep -v 'no test files' || true
+grep -aE '^(ok|FAIL|---? FAIL|panic:)|\[no test files\]' "$log" | grep -v 'no test files' || true
 if [ "$status" != 0 ]; then
 	echo "--- output of what failed"
 	awk '/^=== RUN/{buf=""} {buf=buf $0 "\n"} /^ *--- FAIL/{printf "%s", buf; buf=""}' "$log" | tail -n 300
-	grep -nE 'cannot|undefined|build failed|setup failed' "$log" | head -n 20 || true
+	grep -naE 'cannot|undefined|build failed|setup failed' "$log" | head -n 20 || true
 fi
-skipped=$(grep -cE '^ *--- SKIP' "$log" || true)
+skipped=$(grep -acE '^ *--- SKIP' "$log" || true)
 if [ "$skipped" != 0 ]; then
 	echo "--- skipped, with the reason"
-	grep -A1 -E '^ *--- SKIP' "$log" | grep -v '^--$' || true
+	grep -a -A1 -E '^ *--- SKIP' "$log" | grep -v '^--$' || true
 fi
-echo "$(grep -cE '^ *--- PASS' "$log" || true) passed, $(grep -cE '^ *--- FAIL' "$log" || true) failed, $skipped skipped"
+echo "$(grep -acE '^ *--- PASS' "$log" || true) passed, $(grep -acE '^ *--- FAIL' "$log" || true) failed, $skipped skipped"
 exit "$status"
