@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -193,8 +194,30 @@ func (p *page) place(label, before string, s *stacked) {
 // maxThreads places are shown; wide shows all.
 const maxThreads = 4
 
+// byPlace puts stacks together that differ only in what is not shown.
+func byPlace(threads []record.ThreadStack) []record.ThreadStack {
+	var all []record.ThreadStack
+	index := map[string]int{}
+	for i := range threads {
+		t := threads[i]
+		s := stacked{frames: t.Frames, quality: t.Quality, reason: t.Reason}
+		at, seen := index[s.at()]
+		if !seen {
+			index[s.at()] = len(all)
+			all = append(all, t)
+			continue
+		}
+		all[at].N += t.N
+	}
+	slices.SortStableFunc(all, func(a, b record.ThreadStack) int { return b.N - a.N })
+	return all
+}
+
 // threads says where the threads of a process stand now.
 func (p *page) threads(threads []record.ThreadStack) {
+	if !p.whole {
+		threads = byPlace(threads)
+	}
 	more, in := 0, 0
 	for i := range threads {
 		t := &threads[i]
