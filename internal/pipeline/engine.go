@@ -250,7 +250,7 @@ func (e *Engine) List(ctx context.Context, q ListQuery) (*Listing, error) {
 	}
 	clock := tracer.ReadClock(e.cfg.Now)
 	cases, facts := e.cases(snap, &q.Query, clock, false)
-	if err := t.fill(ctx, cases, &facts); err != nil {
+	if err := t.fill(ctx, e.log, cases, &facts); err != nil {
 		return nil, err
 	}
 	loss, err := t.Loss()

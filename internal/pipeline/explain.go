@@ -245,5 +245,5 @@ func (x *explainer) explainSocket(ctx context.Context, c *diagnosis.Case, judged
 	}
 	one := []diagnosis.Case{*c}
 	out.Facts = x.engine.facts(one, x.judged.Facts.Clock, false)
-	return x.fill(ctx, one, &out.Facts)
+	return x.fill(ctx, x.engine.log, one, &out.Facts)
 }

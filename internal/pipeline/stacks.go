@@ -2,6 +2,8 @@ package pipeline
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
@@ -35,6 +37,9 @@ func (e *Engine) openStacks(cfg tracer.Config, threshold time.Duration) (*watche
 	var err error
 	w.Tracer, err = e.open(cfg)
 	if err != nil {
+		if w.keeper != nil {
+			err = errors.Join(err, w.keeper.Close())
+		}
 		return nil, err
 	}
 	if w.keeper != nil {
@@ -51,6 +56,21 @@ func (w *watched) Close() {
 		_ = w.keeper.Close()
 	}
 	_ = w.Tracer.Close()
+}
+
+// warnMissing tells of stacks that were taken, or wanted, and did not get here.
+func (w *watched) warnMissing(log *slog.Logger) error {
+	if w.keeper == nil {
+		return nil
+	}
+	s, err := w.Stats()
+	if err != nil {
+		return err
+	}
+	if evicted := w.keeper.Evicted(); s.StacksLost+s.StacksBusy+evicted > 0 {
+		log.Warn("some stacks are missing", "lost", s.StacksLost, "interrupted", s.StacksBusy, "evicted", evicted, "taken", s.Stacks)
+	}
+	return nil
 }
 
 // settleFor bounds the waiting for stacks that are being worked in.
@@ -93,7 +113,7 @@ func (w *watched) stack(id event.StackID) *record.Stack {
 }
 
 // fill adds the stacks of the sockets to the facts.
-func (w *watched) fill(ctx context.Context, cases []diagnosis.Case, f *record.Facts) error {
+func (w *watched) fill(ctx context.Context, log *slog.Logger, cases []diagnosis.Case, f *record.Facts) error {
 	if w.keeper == nil {
 		return nil
 	}
@@ -106,7 +126,7 @@ func (w *watched) fill(ctx context.Context, cases []diagnosis.Case, f *record.Fa
 	}
 	var err error
 	f.Unsampled, err = w.NotSampled()
-	return err
+	return errors.Join(err, w.warnMissing(log))
 }
 
 // maxThreads bounds the processes whose threads are looked at.

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
@@ -86,7 +87,7 @@ func (t *tail) idle() error {
 }
 
 func (t *tail) finish() error {
-	if err := t.readLoss(tracer.Now()); err != nil {
+	if err := errors.Join(t.readLoss(tracer.Now()), t.warnMissing(t.engine.log)); err != nil {
 		return err
 	}
 	return t.to.Flush()
