@@ -244,6 +244,7 @@ struct pt_regs___x86 {
 	unsigned long ax;
 	unsigned long di;
 	unsigned long ip;
+	unsigned long cs;
 	unsigned long sp;
 };
 
@@ -251,6 +252,7 @@ struct pt_regs___arm64 {
 	__u64 regs[31];
 	__u64 sp;
 	__u64 pc;
+	__u64 pstate;
 };
 
 struct thread_struct {
@@ -337,6 +339,22 @@ static __always_inline __u64 inode_of(struct sock *sk)
 	if (!alloc)
 		return 0;
 	return BPF_CORE_READ(alloc, vfs_inode.i_ino);
+}
+
+#define USER32_CS      0x23 /* x86: the code segment of 32-bit programs */
+#define PSR_MODE32_BIT 0x10 /* arm64 */
+
+/* Registers of a program for the 32-bit kin of this machine. */
+static __always_inline bool is_32bit(struct pt_regs *regs)
+{
+	struct pt_regs___arm64 *arm = (void *)regs;
+	struct pt_regs___x86 *x86 = (void *)regs;
+	__u64 cs = 0;
+
+	if (!bpf_core_field_exists(x86->cs))
+		return BPF_CORE_READ(arm, pstate) & PSR_MODE32_BIT;
+	bpf_core_read(&cs, bpf_core_field_size(x86->cs), &x86->cs);
+	return cs == USER32_CS;
 }
 
 /* What pthread_self() gives, on x86. */

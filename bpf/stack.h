@@ -75,7 +75,8 @@ static __always_inline bool afford(struct budget *b, __u64 now)
 /* Only a task with user code of this machine's own kind has a stack to walk. */
 static __always_inline bool has_stack(struct task_struct *task)
 {
-	return !(task->flags & (PF_KTHREAD | PF_IO_WORKER)) && task->mm;
+	return !(task->flags & (PF_KTHREAD | PF_IO_WORKER)) && task->mm &&
+	       !is_32bit((void *)bpf_task_pt_regs(task));
 }
 
 static __always_inline void copy_registers(__u64 *reg, struct pt_regs *from)
@@ -291,16 +292,17 @@ __noinline __u64 walk_and_send(struct walk *w)
 }
 
 /* Stacks of what the user did not ask for are not taken. */
-static __always_inline bool wants_stack(struct sock *sk)
+static __always_inline bool wants_stack_in(__u32 netns)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	if (!unwinder)
-		return false;
-	if (filter.netns &&
-	    sk->__sk_common.skc_net.net->ns.inum != filter.netns)
-		return false;
-	return wanted_pid(task->tgid);
+	return (!filter.netns || filter.netns == netns) &&
+	       wanted_pid(task->tgid);
+}
+
+static __always_inline bool wants_stack(struct sock *sk)
+{
+	return unwinder && wants_stack_in(sk->__sk_common.skc_net.net->ns.inum);
 }
 
 /* The id of the stack of the current task, 0 if none could be taken. */

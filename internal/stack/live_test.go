@@ -281,3 +281,53 @@ func inOrder(all, want []string) bool {
 	}
 	return len(want) == 0
 }
+
+const connector = `package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+)
+
+func main() {
+	fmt.Scanln()
+	c, err := net.Dial("tcp", "127.0.0.1:"+os.Args[1])
+	if err != nil {
+		panic(err)
+	}
+	c.Close()
+}
+`
+
+// Registers and stacks of 32-bit programs mean something else: they have none.
+func TestNoStackOf32BitPrograms(t *testing.T) {
+	requireAMD64(t)
+	dir := t.TempDir()
+	source, path := filepath.Join(dir, "main.go"), filepath.Join(dir, "connector")
+	if err := os.WriteFile(source, []byte(connector), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, source)
+	build.Env = append(os.Environ(), "GOARCH=386", "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build for 386: %v\n%s", err, out)
+	}
+	l := newLive(t, tracer.UnwindTables)
+	var pid uint32
+	if err := l.ns.Do(func() error { return runClient(t.Context(), path, &pid) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.ns.Do(dialOnce); err != nil {
+		t.Fatal(err)
+	}
+	// That of this program comes after what the other one could have.
+	select {
+	case e := <-l.opened:
+		if e.Owner.Pid != self() {
+			t.Errorf("process %d, a 32-bit program, has a stack: %+v", e.Owner.Pid, l.k.Get(e.Stacks[event.StackOpen]))
+		}
+	case <-time.After(patience):
+		t.Error("no stack of this program")
+	}
+}
