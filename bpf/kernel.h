@@ -357,6 +357,14 @@ static __always_inline bool is_32bit(struct pt_regs *regs)
 	return cs == USER32_CS;
 }
 
+/* Go on arm64 keeps the frame pointer in the word below the stack pointer. */
+static __always_inline __u64 below_sp(void)
+{
+	struct pt_regs___x86 *x86 = NULL;
+
+	return bpf_core_field_exists(x86->ip) ? 0 : 8;
+}
+
 /* What pthread_self() gives, on x86. */
 static __always_inline __u64 thread_pointer(struct task_struct *task)
 {

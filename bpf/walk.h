@@ -198,7 +198,7 @@ static __always_inline int step_frame_pointer(struct walk *w)
 {
 	__u64 fp = w->reg[REG_FP];
 
-	if (fp < w->reg[REG_SP])
+	if (fp + below_sp() < w->reg[REG_SP])
 		return stop(w, REASON_BAD_FRAME);
 	if (!read_user(w->memory, 16, fp))
 		return stop(w, REASON_UNREADABLE);
