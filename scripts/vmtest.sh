@@ -26,7 +26,7 @@ vm_timeout=${TCPWAITD_VM_TIMEOUT:-420}
 
 # What is built for the guests: test binaries of these packages, and the
 # programs those tests start (into the guest's /bin).
-test_packages=(internal/tracer internal/owner e2e)
+test_packages=(internal/tracer internal/stack internal/owner e2e)
 helpers=(internal/testenv/leaker)
 
 # mode test: doctor and the tests must pass. mode refuse: below the floor, the
