@@ -222,11 +222,46 @@ __noinline int find_rule(struct walk *w, __u64 offset)
 	return row ? (*row >> 32) & 0xffff : RULE_UNRULED;
 }
 
+static __always_inline struct memo *memo_at(__u32 slot)
+{
+	return bpf_map_lookup_elem(&memos, &slot);
+}
+
+static __always_inline __u32 slot_of(struct walk *w, __u64 pc)
+{
+	return ((pc ^ (w->epoch << 17)) * 0x9e3779b97f4a7c15ULL) >> 52;
+}
+
+static __always_inline bool holds(struct walk *w, struct memo *m, __u64 pc)
+{
+	return m && m->pc == pc && m->epoch == w->epoch && m->until >= w->now;
+}
+
+/*
+ * An address has two places: with one, two frames of the same stack would now and then
+ * drive each other out at each walk.
+ */
 static __always_inline struct memo *memo_of(struct walk *w, __u64 pc)
 {
-	__u32 slot = ((pc ^ (w->epoch << 17)) * 0x9e3779b97f4a7c15ULL) >> 52;
+	__u32 slot = slot_of(w, pc);
+	struct memo *m = memo_at(slot);
 
-	return bpf_map_lookup_elem(&memos, &slot);
+	if (holds(w, m, pc))
+		return m;
+	m = memo_at(slot ^ 1);
+	return holds(w, m, pc) ? m : NULL;
+}
+
+/* The place for a new one: where the entry ends first. */
+static __always_inline struct memo *memo_for(struct walk *w, __u64 pc)
+{
+	__u32 slot = slot_of(w, pc);
+	struct memo *first = memo_at(slot);
+	struct memo *second = memo_at(slot ^ 1);
+
+	if (!first || !second)
+		return NULL;
+	return first->until <= second->until ? first : second;
 }
 
 /* Finds out about code that the memo does not know. */
@@ -238,10 +273,10 @@ __noinline int identify_code(struct walk *w, __u64 pc)
 
 	if (!w || find_mapping(w, pc))
 		return 1;
-	m = memo_of(w, pc);
+	m = memo_for(w, pc);
 	if (!m)
 		return 1;
-	m->epoch = 0;
+	m->epoch = m->until = 0;
 	if (!w->map.key.ino && !w->map.key.dev) {
 		m->where = (__u64)FRAME_ANON << FRAME_KIND_SHIFT | pc;
 		m->rule = RULE_ANON;
@@ -314,14 +349,15 @@ __noinline int unwind_one(struct walk *w)
 		return 1;
 	pc = w->reg[REG_PC] - w->returned;
 	m = memo_of(w, pc);
-	if (!m)
-		return 1;
-	if (m->pc != pc || m->epoch != w->epoch || m->until < w->now) {
+	if (!m) {
 		if (identify_code(w, pc)) {
 			where = (__u64)FRAME_UNMAPPED << FRAME_KIND_SHIFT | pc;
 			add_frame(w, where, 0);
 			return 1;
 		}
+		m = memo_of(w, pc);
+		if (!m)
+			return 1;
 	}
 	where = m->where + w->returned;
 	if (w->returned)

@@ -120,7 +120,8 @@ func checkBelieved(t *testing.T, slot string, got, truth *stack) {
 	}
 	for i := range got.Frames[:min(len(got.Frames), len(truth.Frames))] {
 		f, g := &got.Frames[i], &truth.Frames[i]
-		if got.Quality == "complete" && f.Offset != g.Offset || got.Quality != "guessed" && f.Function != "" && f.Function != g.Function {
+		moved := got.Quality == "complete" && f.Offset != g.Offset
+		if moved || got.Quality != "guessed" && f.Function != "" && f.Function != g.Function {
 			t.Errorf("%s: frame %d of a %s stack is wrong\n%vtruth\n%v", slot, i, got.Quality, got, truth)
 			return
 		}
@@ -137,7 +138,7 @@ func (l *lab) perfMaps(t *testing.T) {
 	nameless.frames = slices.Clone(named.frames)
 	nameless.frames[2] = "" // and no module either
 	for name, tt := range map[string]struct {
-		// make is a shell command that makes $map and may end with code that runs beside.
+		// make is a shell command that makes $map.
 		make string
 		want want
 	}{
@@ -155,15 +156,10 @@ func (l *lab) perfMaps(t *testing.T) {
 			// The shell becomes the program: the process id is known before it starts.
 			cmd := exec.Command("sh", "-c", `map=/tmp/perf-$$.map; `+tt.make+` && exec "$0" "$1"`, path, fmt.Sprint(port))
 			x := l.serveCommand(t, cmd, port)
-			file := fmt.Sprintf("/tmp/perf-%d.map", cmd.Process.Pid)
-			t.Cleanup(func() {
-				x.stop()
-				if err := os.RemoveAll(file); err != nil {
-					t.Error(err)
-				}
-			})
+			t.Cleanup(func() { removePerfMap(t, x) })
 			if name == "good" {
 				line := strings.TrimSpace(x.output.String()) + " jitted::thunk\n"
+				file := fmt.Sprintf("/tmp/perf-%d.map", cmd.Process.Pid)
 				if err := os.WriteFile(file, []byte(line), 0o644); err != nil {
 					t.Fatal(err)
 				}

@@ -307,6 +307,27 @@ func (l *lab) talks(t *testing.T, x *target, text string) func() stacks {
 	return func() stacks { return l.talk(t, x.port, text) }
 }
 
+// burstWindow is how many connections of a burst are under way: enough for speed, and not
+// more stacks than one process may have in a second.
+const burstWindow = 50
+
+// burst makes connections without waiting for each, and hands out the stacks of the
+// target's end of all. Each is seen to its end before its ports can come again.
+func (l *lab) burst(t *testing.T, x *target, connections int, do func(*client), seen func(stacks)) {
+	t.Helper()
+	clients := make([]*client, 0, connections)
+	for i := range connections + burstWindow {
+		if i < connections {
+			c := l.dial(t, x.port)
+			do(c)
+			clients = append(clients, c)
+		}
+		if i >= burstWindow {
+			seen(l.await(t, clients[i-burstWindow].ports, (*change).closing))
+		}
+	}
+}
+
 // answering accepts in the lab's namespace what targets connect to; whoever comes is told
 // goodbye. The ports of each, as the target sees them, are sent.
 func (l *lab) answering(t *testing.T, greeting string) (port uint16, came <-chan ports) {

@@ -228,6 +228,8 @@ func TestWant(t *testing.T) {
 // with what their sources say.
 func TestStacks(t *testing.T) {
 	l := newLab(t)
+	// Alone: it is about one process that makes it hard.
+	t.Run("storm", func(t *testing.T) { l.storm(t) })
 	for name, group := range map[string]func(*testing.T){
 		"c": l.native, "hostile": l.hostile, "servers": l.servers, "gdb": l.oracles,
 		"go": l.golang, "rust": l.rust, "python": l.python, "node": l.node, "java": l.java,

@@ -50,9 +50,11 @@ type Keeper struct {
 	rules   *unwind.Rules
 	tables  *tables
 	walker  *unwind.Unwinder
-	wanted  map[object.Key]bool // only the worker uses it
-	symbols *symbol.Symbolizer
-	kernel  *tracer.Tracer
+	// Only the worker uses these.
+	wanted   map[object.Key]bool
+	attempts map[uint32]int // by pid, to read a runtime
+	symbols  *symbol.Symbolizer
+	kernel   *tracer.Tracer
 
 	mu        sync.Mutex
 	changed   *sync.Cond // queue, working or closed
@@ -82,7 +84,7 @@ func New(o Options) *Keeper {
 		proc: o.Proc, log: o.Log, objects: object.NewRegistry(o.Proc), rules: unwind.NewRules(),
 		symbols: symbol.New(o.Symbols),
 		stacks:  map[event.StackID]*list.Element{}, order: list.New(),
-		processes: map[uint32]*process{}, wanted: map[object.Key]bool{}, done: make(chan struct{}),
+		processes: map[uint32]*process{}, wanted: map[object.Key]bool{}, attempts: map[uint32]int{}, done: make(chan struct{}),
 	}
 	k.changed = sync.NewCond(&k.mu)
 	k.tables = newTables(k)

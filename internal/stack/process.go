@@ -96,6 +96,7 @@ func (k *Keeper) learnCommon(all map[uint32][]object.VMA) {
 // preload makes the tables of a program that has just been started. Its runtime cannot be
 // looked at yet: the process stays unknown until its first stack.
 func (k *Keeper) preload(pid uint32) {
+	delete(k.attempts, pid)
 	all, err := k.kernel.Mappings(context.Background(), pid)
 	if err != nil {
 		k.log.Debug("executable mappings", "pid", pid, "error", err)
@@ -144,7 +145,7 @@ func (k *Keeper) adopt(t *event.Task, vmas []object.VMA) *process {
 		}
 		return 1
 	})
-	starting := k.detect(p)
+	again := k.detect(p)
 	k.tables.wait()
 	k.mu.Lock()
 	if len(k.processes) >= maxProcesses {
@@ -153,7 +154,7 @@ func (k *Keeper) adopt(t *event.Task, vmas []object.VMA) *process {
 	k.processes[pid] = p
 	k.mu.Unlock()
 	// The next stack asks again where a runtime is not ready yet.
-	if !starting {
+	if !again {
 		k.tellRuntime(p)
 	}
 	return p
@@ -181,6 +182,7 @@ func (k *Keeper) makeRoom() {
 		}
 	}
 	delete(k.processes, victim)
+	delete(k.attempts, victim)
 	k.evicted++
 }
 
@@ -205,35 +207,69 @@ func (k *Keeper) open(pid uint32, vma object.VMA) object.Mapped {
 	return m
 }
 
-// detect finds the language runtimes. One that cannot be read costs its frames' names;
-// one that is still being set up can be read later.
-func (k *Keeper) detect(p *process) (starting bool) {
-	var err error
-	if p.python, err = python.Detect(&p.Process); err != nil {
-		starting = starting || errors.Is(err, python.ErrStarting)
-		k.log.Info("Python frames are not shown", "pid", p.Pid, "error", err)
-	} else if p.python != nil {
-		p.namers = append(p.namers, p.python)
-		// With trampolines every Python frame has a native one, and the perf map its name.
-		if p.runtime.PythonTrampoline = p.python.Trampoline(); !p.runtime.PythonTrampoline {
-			p.runtime.Python = p.python.Layout()
-		}
+// maxAttempts is how often a runtime is looked at that cannot be read: it may be starting,
+// or have changed under the reading.
+const maxAttempts = 5
+
+// detect finds the language runtimes that are not known yet, and reports whether it is
+// worth looking again. One that cannot be read costs its frames' names.
+func (k *Keeper) detect(p *process) (again bool) {
+	errs := []error{k.detectPython(p), k.detectJava(p), k.detectJS(p)}
+	err := errors.Join(errs...)
+	if err == nil {
+		return false
 	}
-	if p.java, err = hotspot.Detect(&p.Process); err != nil {
-		starting = starting || errors.Is(err, hotspot.ErrStarting)
-		k.log.Info("Java frames are not shown", "pid", p.Pid, "error", err)
-	} else if p.java != nil {
-		p.runtime.HotSpot = p.java.Layout()
-		p.namers = append(p.namers, p.java)
+	if len(k.attempts) > maxProcesses {
+		clear(k.attempts)
 	}
-	js, err := v8.Detect(&p.Process)
-	if err != nil {
-		k.log.Info("JavaScript frames are not shown", "pid", p.Pid, "error", err)
-	} else if js != nil {
-		p.runtime.V8 = true
-		p.namers = append(p.namers, js)
+	k.attempts[p.Pid]++
+	again = k.attempts[p.Pid] < maxAttempts
+	k.log.Info("frames of a language runtime are not shown", "pid", p.Pid, "error", err, "again", again)
+	return again
+}
+
+func (k *Keeper) detectPython(p *process) error {
+	if p.python != nil {
+		return nil
 	}
-	return starting
+	found, err := python.Detect(&p.Process)
+	if err != nil || found == nil {
+		return err
+	}
+	p.python = found
+	p.namers = append(p.namers, found)
+	// With trampolines every Python frame has a native one, and the perf map its name.
+	if p.runtime.PythonTrampoline = found.Trampoline(); !p.runtime.PythonTrampoline {
+		p.runtime.Python = found.Layout()
+	}
+	return nil
+}
+
+func (k *Keeper) detectJava(p *process) error {
+	if p.java != nil {
+		return nil
+	}
+	found, err := hotspot.Detect(&p.Process)
+	if err != nil || found == nil {
+		return err
+	}
+	p.java = found
+	p.runtime.HotSpot = found.Layout()
+	p.namers = append(p.namers, found)
+	return nil
+}
+
+func (k *Keeper) detectJS(p *process) error {
+	if p.runtime.V8 {
+		return nil
+	}
+	found, err := v8.Detect(&p.Process)
+	if err != nil || found == nil {
+		return err
+	}
+	p.runtime.V8 = true
+	p.namers = append(p.namers, found)
+	return nil
 }
 
 // isGo: its own code keeps frame pointers that can be believed.
@@ -271,7 +307,6 @@ func (k *Keeper) learnMapping(t *event.Task, vma *object.VMA) *process {
 		k.tables.wait()
 		return p
 	}
-	// A new list: who names a stack meanwhile has the old one.
 	list := slices.DeleteFunc(slices.Clone(p.Maps), func(m object.Mapped) bool {
 		return m.Start < vma.End && vma.Start < m.End
 	})
@@ -282,15 +317,23 @@ func (k *Keeper) learnMapping(t *event.Task, vma *object.VMA) *process {
 		}
 		return 1
 	})
-	fresh := &process{Process: p.Process}
+	return k.refresh(p, list)
+}
+
+// refresh looks again for runtimes that are not known yet, in a process with these
+// mappings, and tells the kernel side. Who names a stack meanwhile has the old process.
+func (k *Keeper) refresh(p *process, list []object.Mapped) *process {
+	fresh := &process{
+		Process: p.Process, namers: slices.Clone(p.namers), runtime: p.runtime,
+		python: p.python, java: p.java, gone: p.gone,
+	}
 	fresh.Maps = list
-	// It may have been the runtime itself.
-	starting := k.detect(fresh)
+	again := k.detect(fresh)
 	k.tables.wait()
 	k.mu.Lock()
-	k.processes[pid] = fresh
+	k.processes[p.Pid] = fresh
 	k.mu.Unlock()
-	if !starting {
+	if !again {
 		k.tellRuntime(fresh)
 	}
 	return fresh
@@ -298,14 +341,14 @@ func (k *Keeper) learnMapping(t *event.Task, vma *object.VMA) *process {
 
 // learnFor looks at the process of a stack that was walked without knowing its runtime.
 func (k *Keeper) learnFor(s *kept) {
-	k.mu.Lock()
-	if p := k.processes[s.Task.Pid]; p != nil && !p.gone {
-		// Known here, not there: it was starting, or made room. Look again.
-		k.forget(s.Task.Pid)
+	p := k.known(&s.Task)
+	if p == nil {
+		p = k.learn(&s.Task)
+	} else if !p.gone {
+		// Known here, not there: it was starting, or made room.
+		p = k.refresh(p, p.Maps)
 	}
-	k.mu.Unlock()
-	p := k.learn(&s.Task)
-	if p == nil || p.python == nil {
+	if p.python == nil {
 		return
 	}
 	k.mu.Lock()
