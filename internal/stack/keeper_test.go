@@ -3,9 +3,12 @@ package stack
 import (
 	"context"
 	"log/slog"
+	"os"
+	"syscall"
 	"testing"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/object"
 	"github.com/tcpwaitd/tcpwaitd/internal/tracer"
 )
 
@@ -73,4 +76,34 @@ func TestSettleEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	k.Settle(ctx)
+}
+
+// Addresses mean something only in the process that they are from: another one that has
+// its pid now lends no names.
+func TestNamesOfAnotherProcess(t *testing.T) {
+	k := newKeeper(t)
+	info, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := object.Key{Ino: info.Sys().(*syscall.Stat_t).Ino}
+	program, err := k.objects.OpenProgram(uint32(os.Getpid()), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const pid, started = 23, 2
+	k.processes[pid] = &process{Process: object.Process{
+		Pid: pid, Start: started,
+		Maps: []object.Mapped{{VMA: object.VMA{Start: 0x1000, End: 0x2000, Key: key}, Object: program}},
+	}}
+	for start, module := range map[event.BootTime]string{started - 1: "", started: program.Path} {
+		id := event.StackID(start)
+		k.keep(&kept{Stack: event.Stack{
+			ID: id, Task: event.Task{Pid: pid, Start: start},
+			Frames: []event.Frame{{Kind: event.FrameUnmapped, Addr: 0x1100}},
+		}})
+		if s := k.Get(id); len(s.Frames) != 1 || s.Frames[0].Module != module {
+			t.Errorf("of the process started at %d: %+v, want the module %q", start, s.Frames, module)
+		}
+	}
 }

@@ -44,6 +44,10 @@ func (k *Keeper) name(s *kept) {
 		return
 	}
 	p := k.processes[s.Task.Pid]
+	if p != nil && p.Start != 0 && p.Start != s.Task.Start {
+		// The pid is another process's by now.
+		p = nil
+	}
 	stack := s.Stack
 	k.mu.Unlock()
 	frames := k.frames(p, stack.Frames)
