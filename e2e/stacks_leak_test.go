@@ -32,7 +32,7 @@ type leakVerdict struct {
 // A leak ends in one group with the place in the code, whatever the format.
 func TestStacksNameTheLeak(t *testing.T) {
 	if os.Getenv("TCPWAITD_VM") == "1" {
-		t.Skip("VM guests have no compilers")
+		testenv.Skip(t, "guest programs", "a compiler")
 	}
 	requireAcceptHook(t)
 	l := &lab{ns: testNetns(t), dir: t.TempDir()}
@@ -150,7 +150,7 @@ func checkLeakPprof(t *testing.T, profile string) {
 // The leaker is the one target that every machine has, VM guests above all.
 func TestStacksOfLeaker(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
-		t.Skip("stacks are unwound on amd64 only")
+		testenv.Skip(t, "unwind tables", "stacks are unwound on amd64 only")
 	}
 	ns := testNetns(t)
 	a := startAgent(t, ns)

@@ -39,7 +39,7 @@ const firstPort = 20000
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	if os.Getenv("TCPWAITD_VM") == "1" {
-		t.Skip("VM guests have neither compilers nor servers; TestStacksOfLeaker is for them")
+		testenv.Skip(t, "guest programs", "TestStacksOfLeaker is for guests")
 	}
 	l := &lab{ns: testNetns(t), dir: t.TempDir()}
 	// Servers give up their privileges.

@@ -128,7 +128,7 @@ func TestGoStackEveryWay(t *testing.T) {
 		t.Run(string(way), func(t *testing.T) {
 			l := newLive(t, "")
 			if best, why := l.tr.Unwinder(); best == tracer.UnwindFP && way != tracer.UnwindFP {
-				t.Skip("this machine has one way only: " + why)
+				testenv.Skip(t, "unwind tables", "this machine has one way only: "+why)
 			}
 			l = newLive(t, way)
 			var s *Named
@@ -201,11 +201,11 @@ func TestShortLivedProgram(t *testing.T) {
 func requireAMD64(t *testing.T) {
 	t.Helper()
 	if os.Getenv("TCPWAITD_VM") == "1" {
-		t.Skip("a guest has no compiler and no Python")
+		testenv.Skip(t, "guest programs", "a compiler and Python")
 	}
 	if best := newLive(t, ""); best != nil {
 		if way, why := best.tr.Unwinder(); way != tracer.UnwindTables {
-			t.Skip("no tables here: " + why)
+			testenv.Skip(t, "unwind tables", why)
 		}
 	}
 }

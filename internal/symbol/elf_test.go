@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
 // serverFunctions are what testdata/server.c defines.
@@ -149,7 +150,7 @@ func TestSignalTrampoline(t *testing.T) {
 	}
 	at := strings.Index(string(raw), "\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05")
 	if at < 0 {
-		t.Skip("this C library's trampoline is another one")
+		testenv.Skip(t, "trampoline", "this C library's is another one")
 	}
 	o := objectAt(t, path)
 	for _, isReturn := range []bool{false, true} {

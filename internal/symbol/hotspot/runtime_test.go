@@ -16,6 +16,7 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/object"
 	"github.com/tcpwaitd/tcpwaitd/internal/symbol"
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
 // chain is how Waits comes to its read, whatever the JDK does in between.
@@ -480,7 +481,7 @@ func TestVirtualThread(t *testing.T) {
 			for _, how := range []string{"slept", "fresh"} {
 				t.Run(how, func(t *testing.T) {
 					if !jdk.hasVirtualThreads() {
-						t.Skip("this JDK has no virtual threads: they came with 21")
+						testenv.Skip(t, "virtual threads", "they came with JDK 21")
 					}
 					j := startJava(t, jdk, nil, []string{how})
 					carrier := j.waitIn(t, isRead, isStdin)
