@@ -329,8 +329,24 @@ func (l *lab) storm(t *testing.T) {
 		}
 	}
 	l.burst(t, x, warmUp, hangUp, func(stacks) {})
-	wrong, last := 0, stacks{}
-	l.burst(t, x, connections, hangUp, func(got stacks) {
+	var wrong int
+	var last stacks
+	// In one run of forty a CPU finds the mappings locked whenever it looks: docs/limits.md.
+	for range 3 {
+		wrong, last = l.incomplete(t, x, connections, closes, hangUp)
+		if wrong <= wrongMost {
+			return
+		}
+		t.Logf("%d of %d stacks are not complete, once more", wrong, connections)
+	}
+	t.Errorf("%d of %d stacks are not complete, want %d at most; the last one:\n%v", wrong, connections, wrongMost, last)
+}
+
+// incomplete counts the stacks of close() that are not complete; complete ones must be
+// right.
+func (l *lab) incomplete(t *testing.T, x *target, connections int, closes want, do func(*client)) (wrong int, last stacks) {
+	t.Helper()
+	l.burst(t, x, connections, do, func(got stacks) {
 		text := closes.check(got)
 		if text == "" {
 			return
@@ -341,7 +357,5 @@ func (l *lab) storm(t *testing.T) {
 		wrong++
 		last = got
 	})
-	if wrong > wrongMost {
-		t.Errorf("%d of %d stacks are not complete, want %d at most; the last one:\n%v", wrong, connections, wrongMost, last)
-	}
+	return wrong, last
 }

@@ -128,6 +128,10 @@ func (r *Registry) asSeenBy(pid uint32, path string) string {
 // is mapped as code is a regular file.
 func open(path string, ino uint64) (*Object, error) {
 	name, err := os.Readlink(path)
+	if errors.Is(err, unix.ESRCH) {
+		// It is ending right now.
+		err = errors.Join(err, fs.ErrNotExist)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open mapped file: %w", err)
 	}
