@@ -177,7 +177,7 @@ prepare() {
 # boot NAME: runs the guest to its end; console.log is all it leaves behind.
 # The watchdogs are off because an emulated CPU may stand still for seconds.
 boot() {
-	local dir=$out/$1 console=ttyS0 no_timer_check qemu=(qemu-system-x86_64) start=$SECONDS
+	local dir=$out/$1 console=ttyS0 qemu=(qemu-system-x86_64) start=$SECONDS
 	row "$1"
 	if [[ $arch == arm64 ]]; then
 		console=ttyAMA0
@@ -187,7 +187,7 @@ boot() {
 		-accel tcg -cpu "$cpu" -m 1024 -smp 2 \
 		-display none -serial stdio -monitor none -net none -no-reboot \
 		-kernel "$dir/kernel" -initrd "$dir/initrd" \
-		-append "console=$console panic=-1 oops=panic quiet nowatchdog \
+		-append "console=$console no_timer_check panic=-1 oops=panic quiet nowatchdog \
 rcupdate.rcu_cpu_stall_suppress=1 vm_mode=$mode vm_run=$run_pattern" \
 		</dev/null >"$dir/console.log" 2>"$dir/qemu.log" &
 	# A shell in the background does not see Ctrl-C: main passes it on.
