@@ -8,7 +8,6 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/symbol"
 	"github.com/tcpwaitd/tcpwaitd/internal/symbol/hotspot"
 	"github.com/tcpwaitd/tcpwaitd/internal/tracer"
-	"github.com/tcpwaitd/tcpwaitd/internal/unwind"
 )
 
 // Named is a stack with names.
@@ -121,16 +120,10 @@ func (k *Keeper) unwindRaw(s *kept, r *tracer.RawStack) {
 	if r.Missing.Key != (object.Key{}) {
 		p = k.learnMapping(&r.Task, &r.Missing)
 	}
-	var result unwind.Result
-	if p != nil {
-		result = k.walk(p, r)
-	}
+	result := k.walk(p, r)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s.pending = false
-	if p == nil {
-		return
-	}
 	s.Frames, s.Quality, s.Reason = result.Frames, result.Quality, result.Reason
 	if p.python != nil {
 		// The copy has no Python frames.

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"context"
 	"debug/buildinfo"
 	"errors"
@@ -139,12 +140,7 @@ func (k *Keeper) adopt(t *event.Task, vmas []object.VMA) *process {
 	for _, vma := range vmas {
 		p.Maps = append(p.Maps, k.open(pid, vma))
 	}
-	slices.SortFunc(p.Maps, func(a, b object.Mapped) int {
-		if a.Start < b.Start {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(p.Maps, byStart)
 	again := k.detect(p)
 	k.tables.wait()
 	k.mu.Lock()
@@ -201,10 +197,15 @@ func (k *Keeper) open(pid uint32, vma object.VMA) object.Mapped {
 		return m
 	}
 	m.Object = o
+	k.loadTable(o)
+	return m
+}
+
+// loadTable: a file without a table costs its frames their callers, nothing else.
+func (k *Keeper) loadTable(o *object.Object) {
 	if err := k.tables.load(o); err != nil {
 		k.log.Debug("unwind table", "file", o.Path, "error", err)
 	}
-	return m
 }
 
 // maxAttempts is how often a runtime is looked at that cannot be read: it may be starting,
@@ -283,40 +284,23 @@ func (k *Keeper) isGo(pid uint32) bool {
 	return err == nil
 }
 
+func byStart(a, b object.Mapped) int { return cmp.Compare(a.Start, b.Start) }
+
 // learnMapping adds one mapping to a known process: a library that was loaded later.
 func (k *Keeper) learnMapping(t *event.Task, vma *object.VMA) *process {
-	pid := t.Pid
-	p := k.known(t)
-	if p == nil {
-		p = k.learn(t)
-	}
-	i, found := slices.BinarySearchFunc(p.Maps, vma.Start, func(m object.Mapped, at uint64) int {
-		switch {
-		case m.Start < at:
-			return -1
-		case m.Start > at:
-			return 1
-		}
-		return 0
-	})
+	p := k.learn(t)
+	i, found := slices.BinarySearchFunc(p.Maps, object.Mapped{VMA: *vma}, byStart)
 	if found && p.Maps[i].Key == vma.Key && p.Maps[i].Object != nil {
 		// The table was dropped to make room, or not ready when the stack was taken.
-		if err := k.tables.load(p.Maps[i].Object); err != nil {
-			k.log.Debug("unwind table", "file", p.Maps[i].Object.Path, "error", err)
-		}
+		k.loadTable(p.Maps[i].Object)
 		k.tables.wait()
 		return p
 	}
 	list := slices.DeleteFunc(slices.Clone(p.Maps), func(m object.Mapped) bool {
 		return m.Start < vma.End && vma.Start < m.End
 	})
-	list = append(list, k.open(pid, *vma))
-	slices.SortFunc(list, func(a, b object.Mapped) int {
-		if a.Start < b.Start {
-			return -1
-		}
-		return 1
-	})
+	list = append(list, k.open(t.Pid, *vma))
+	slices.SortFunc(list, byStart)
 	return k.refresh(p, list)
 }
 

@@ -103,9 +103,7 @@ func (k *Keeper) want(key object.Key) {
 
 // readWanted makes the table of a program that was wanted.
 func (k *Keeper) readWanted(o *object.Object) {
-	if err := k.tables.load(o); err != nil {
-		k.log.Debug("unwind table", "file", o.Path, "error", err)
-	}
+	k.loadTable(o)
 	k.tables.wait()
 	delete(k.wanted, o.Key)
 	if err := k.kernel.SetWanted(nil, []object.Key{o.Key}, len(k.wanted)); err != nil {

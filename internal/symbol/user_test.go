@@ -32,7 +32,7 @@ const (
 	python = "^/usr/bin/python3.11"
 	jvm    = "^/usr/lib/jvm/java-17-openjdk-amd64/lib/server/libjvm.so"
 	goroot = "@/usr/local/go/src/"
-	mod    = "@/root/go/pkg/mod/"
+	mod    = "@/home/dev/go/pkg/mod/"
 )
 
 func TestUserFrame(t *testing.T) {
@@ -101,7 +101,7 @@ func TestUserFrame(t *testing.T) {
 		{"Rust, own impl of a foreign trait", "<rsrv::Conn as core::ops::drop::Drop>::drop", "n:close" + libc + " n:core::ptr::drop_in_place::<rsrv::Conn>^/srv/rsrv n:<rsrv::Conn~as~core::ops::drop::Drop>::drop^/srv/rsrv n:rsrv::main^/srv/rsrv"},
 		{"Rust, type parameter", "rsrv::f", "n:<T~as~core::convert::Into<U>>::into^/srv/rsrv n:<alloc::boxed::Box<F,A>~as~core::ops::function::FnOnce<Args>>::call_once^/srv/rsrv n:rsrv::f^/srv/rsrv"},
 		{"Rust, tokio", "app::proxy::{closure#0}", "n:recv" + libc + " n:<tokio::net::tcp::stream::TcpStream~as~tokio::io::AsyncRead>::poll_read^/srv/app n:mio::net::tcp::read^/srv/app n:app::proxy::{closure#0}^/srv/app n:tokio::runtime::task::raw::poll^/srv/app"},
-		{"Rust, by file", "app::f", "n:pump@/root/.cargo/registry/src/index.crates.io/bb8-0.8/src/lib.rs^/srv/app n:read@/rustc/abc/library/std/src/io.rs^/srv/app n:app::f@/src/app/main.rs^/srv/app"},
+		{"Rust, by file", "app::f", "n:pump@/home/dev/.cargo/registry/src/index.crates.io/bb8-0.8/src/lib.rs^/srv/app n:read@/rustc/abc/library/std/src/io.rs^/srv/app n:app::f@/src/app/main.rs^/srv/app"},
 		{"C++", "srv::Session::onRead(int)", "n:recv" + libc + " n:boost::asio::detail::socket_ops::recv(int)^/srv/cpp n:void~std::__invoke_impl<void,~srv::Session>(std::__invoke_memfun_deref)^/srv/cpp n:srv::Session::onRead(int)^/srv/cpp n:main^/srv/cpp"},
 		{"C++, anonymous namespace", "(anonymous namespace)::pump(std::string const&)", "n:recv" + libc + " n:std::thread::_State_impl<int>::_M_run()^/srv/cpp n:(anonymous~namespace)::pump(std::string~const&)^/srv/cpp"},
 		{"C++, template that returns a std type", "std::string srv::fetch<int>(int)", "n:recv" + libc + " n:std::string~srv::fetch<int>(int)^/srv/cpp n:main^/srv/cpp"},
