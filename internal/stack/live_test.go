@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
-	"github.com/tcpwaitd/tcpwaitd/internal/netns"
 	"github.com/tcpwaitd/tcpwaitd/internal/symbol"
 	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 	"github.com/tcpwaitd/tcpwaitd/internal/tracer"
@@ -42,16 +41,9 @@ func newLive(t *testing.T, way tracer.Unwinder) *live {
 		t: t, ns: testenv.NewNetns(t), opened: make(chan event.Transition, 1009),
 		k: New(Options{Proc: "/proc", Log: slog.New(slog.DiscardHandler)}),
 	}
-	var inode uint32
-	err := l.ns.Do(func() (err error) {
-		inode, err = netns.Current()
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	var err error
 	l.tr, err = tracer.Open(tracer.Config{
-		Live: true, Filter: event.Filter{Netns: []uint32{inode}},
+		Live: true, Filter: event.Filter{Netns: []uint32{l.ns.Inode}},
 		Stacks: tracer.StackConfig{Sink: l.k, AllCloses: true, Unwinder: way},
 	})
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
-	"github.com/tcpwaitd/tcpwaitd/internal/netns"
 	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
@@ -24,7 +23,7 @@ const patience = 60 * time.Second
 func openIn(t *testing.T, ns *testenv.Netns, cfg Config) *Tracer {
 	t.Helper()
 	testenv.RequireRoot(t)
-	inode := netnsInode(t, ns)
+	inode := ns.Inode
 	cfg.Filter.Netns = []uint32{inode}
 	tr, err := Open(cfg)
 	if err != nil {
@@ -36,19 +35,6 @@ func openIn(t *testing.T, ns *testenv.Netns, cfg Config) *Tracer {
 		}
 	})
 	return tr
-}
-
-func netnsInode(t *testing.T, ns *testenv.Netns) uint32 {
-	t.Helper()
-	var inode uint32
-	err := ns.Do(func() (err error) {
-		inode, err = netns.Current()
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return inode
 }
 
 // collect runs the tracer until enough is true or patience ends.

@@ -121,7 +121,7 @@ func TestHoldersAndListeners(t *testing.T) {
 	}
 	held := map[event.Cookie]int{}
 	for _, h := range snap.Holders {
-		if h.State == event.CloseWait && h.Flow.Netns == netnsInode(t, ns) {
+		if h.State == event.CloseWait && h.Flow.Netns == ns.Inode {
 			held[h.Cookie]++
 			if h.Pid != uint32(leak.Pid) || h.Start == 0 || h.Inode == 0 {
 				t.Errorf("holder %+v, want pid %d", h, leak.Pid)

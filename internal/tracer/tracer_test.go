@@ -30,7 +30,7 @@ func TestEveryTransitionOfAConnection(t *testing.T) {
 			})
 			checkPaths(t, all)
 			for _, e := range all {
-				checkTransition(t, &e, netnsInode(t, ns))
+				checkTransition(t, &e, ns.Inode)
 			}
 			checkBalance(t, tr, 0)
 		})
