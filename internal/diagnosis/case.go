@@ -11,6 +11,10 @@ type Case struct {
 	HoldersKnown bool
 	// Listeners hold the listening socket in whose accept queue this one waits.
 	Listeners []event.Holder
+	// Passed are the messages nobody has received yet that refer to it, Fixed the slots of
+	// io_uring's fixed files (FD is the slot). Looked for where nobody holds a descriptor.
+	Passed []event.Passed
+	Fixed  []event.Holder
 
 	// Cause, Blamed and Evidence are set by Explain. A zero Blamed is "nobody known".
 	Cause    Cause

@@ -7,6 +7,10 @@ type Snapshot struct {
 	Sockets  []Socket
 	// Holders are sorted by cookie, then pid, then descriptor. Nil if not asked for.
 	Holders []Holder
+	// Passed are sorted by cookie; asked for together with the holders.
+	Passed []Passed
+	// PassedCut: a queue was longer than is looked through, so Passed is not complete.
+	PassedCut bool
 	// Met counts the sockets that were looked at, in whatever state.
 	Met uint64
 	// HoldersKnown: the descriptor pass ran, so a socket without holder has none.

@@ -59,12 +59,26 @@ type Socket struct {
 	Subflow bool
 	Parent  Cookie
 
+	// SndNxt and RcvNxt are the sequence numbers that are sent and awaited next; by them
+	// the two ends of a connection on this host recognise each other. Valid if SeqKnown.
+	SndNxt, RcvNxt uint32
+	SeqKnown       bool
+
 	// Stacks were taken while watching.
 	Stacks Stacks
 
 	// Owner is the task that accepted, connected or first used the socket.
 	Owner    Task
 	Evidence Evidence
+	// User is the process that last read from it or wrote to it while users were watched,
+	// UserEvidence (read or write) how it began to. Zero: nobody, or nobody watched.
+	User         Task
+	UserEvidence Evidence
+	// Listener is the cookie of the listening socket in whose accept queue it was found;
+	// 0 if it was found in none.
+	Listener Cookie
+	// Kernel: the kernel made the socket for itself, and no file refers to it.
+	Kernel bool
 }
 
 // Dwell is the time in State at the moment of the snapshot. Valid unless Bound is
@@ -89,4 +103,17 @@ type Holder struct {
 	Flow   Flow
 	// QueueLen and QueueMax are the accept queue of a LISTEN socket.
 	QueueLen, QueueMax uint32
+}
+
+// Passed is a reference to a socket in a unix-socket message that nobody has received yet.
+type Passed struct {
+	// Cookie and Inode are those of the socket passed.
+	Cookie Cookie
+	Inode  uint64
+	// Receiver is a process that could receive the message, FD its descriptor of the unix
+	// socket. Each process that holds that socket has a Passed of its own.
+	Receiver Task
+	FD       int32
+	// Sender is the pid in the message's credentials, 0 unknown.
+	Sender uint32
 }

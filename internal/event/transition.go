@@ -18,6 +18,17 @@ type Transition struct {
 	Evidence Evidence
 	// Cgroup is the id of the socket's cgroup v2, 0 unknown.
 	Cgroup uint64
+	// User is the pid that last read or wrote, 0 unknown.
+	User uint32
+	// RecvQ, SentAfterFin, EOFSeen, EOFWatched and SentKnown are as in Socket, at this moment. Set
+	// where Old is CLOSE_WAIT.
+	RecvQ, SentAfterFin            uint32
+	EOFSeen, EOFWatched, SentKnown bool
+	// Closer is the pid of the current task where the change is the doing of a close() or
+	// shutdown(), 0 elsewhere. Exiting: it did not call close(), the kernel did when the process
+	// ended.
+	Closer  uint32
+	Exiting bool
 	// Stacks are those of the socket so far; Close is that of this transition.
 	Stacks Stacks
 	// Inferred marks a transition the kernel did not report but which follows

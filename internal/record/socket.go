@@ -41,6 +41,13 @@ type Socket struct {
 	Cgroup    string `json:"cgroup,omitempty"`
 	// Holders is null when nobody looked, empty when there are none.
 	Holders []Holder `json:"holders"`
+	// Opener accepted or connected the socket, LastUser read or wrote last, EOFTold was told of
+	// the end by a recv() returning 0: each absent if nobody saw it.
+	Opener   *Party `json:"opener,omitempty"`
+	LastUser *Party `json:"last_user,omitempty"`
+	EOFTold  *Party `json:"eof_told,omitempty"`
+	// InFlight says where a socket without holder is.
+	InFlight *InFlight `json:"in_flight,omitempty"`
 	// Listener is the process that should accept; Listeners are they where several could.
 	Listener  *Task   `json:"listener,omitempty"`
 	Listeners []Task  `json:"listeners,omitempty"`
@@ -54,6 +61,28 @@ type Holder struct {
 	Comm      string `json:"comm"`
 	FD        int32  `json:"fd"`
 	StartTime Time   `json:"start_time,omitzero"`
+}
+
+// Party is a process that had to do with the socket, and how that is known.
+type Party struct {
+	Pid       uint32 `json:"pid"`
+	Comm      string `json:"comm"`
+	StartTime Time   `json:"start_time,omitzero"`
+	Evidence  string `json:"evidence"`
+	// Holds says whether it has a descriptor now, null when nobody looked.
+	Holds *bool `json:"holds"`
+}
+
+// InFlight is where a socket is that no process holds a descriptor of.
+type InFlight struct {
+	// Where is "message" (a unix-socket message nobody has received), "io_uring" (a fixed
+	// file), "kernel" (the kernel made it for itself), or null.
+	Where Word `json:"where"`
+	// Receivers could receive the message; Sender is the pid in its credentials.
+	Receivers []Holder `json:"receivers,omitempty"`
+	Sender    uint32   `json:"sender,omitzero"`
+	// Rings are the processes whose io_uring has it, FD being the slot.
+	Rings []Holder `json:"rings,omitempty"`
 }
 
 // Peer is the other end of the connection when it is on this host.

@@ -23,6 +23,12 @@ type Config struct {
 	// Without names kinds of hooks not to use ("fexit", "fentry"), as if the kernel
 	// refused them.
 	Without []string
+	// Users keeps for each socket which process read or wrote last, which costs each recv()
+	// and send() a look at the socket's record.
+	Users bool
+	// Family is a process to follow with all its descendants: see Tracer.Family. 0 follows
+	// none.
+	Family uint32
 	// Stacks chooses which user stacks are taken.
 	Stacks StackConfig
 	// Proc is where procfs is mounted, "" is /proc.
