@@ -22,6 +22,22 @@ type Case struct {
 	Evidence event.Evidence
 }
 
+// Where says where a socket is that no process holds: "message" (a unix-socket message
+// nobody has received), "io_uring" (a fixed file), "kernel" (the kernel made it for itself),
+// "" unknown.
+func (c *Case) Where() string {
+	switch {
+	case len(c.Passed) > 0:
+		return "message"
+	case len(c.Fixed) > 0:
+		return "io_uring"
+	case c.Kernel:
+		return "kernel"
+	default:
+		return ""
+	}
+}
+
 // Telling lists the moments of which stacks are taken, the one first that says most about
 // why a socket with this cause is not closed: that nearest to the missing close(). The
 // caller changes nothing in it.

@@ -69,7 +69,7 @@ func Rules() []Rule {
 			func(f *facts) bool { return f.Inode != 0 && f.HoldersKnown && len(f.holding) == 0 },
 		},
 		{
-			HeldElsewhere, "the process that opened or last used it holds no descriptor, another does", "an inherited or passed descriptor",
+			HeldElsewhere, "the process that last used it (or opened it, if nobody was seen to use it) holds no descriptor, another does", "an inherited or passed descriptor",
 			func(f *facts) bool { return f.passedOn() },
 		},
 		{
@@ -114,6 +114,9 @@ func explain(c *Case, threshold time.Duration, rules []Rule, blames []Blame) {
 	}
 	c.Blamed, c.Evidence = event.Task{}, event.EvidenceNone
 	for i := range blames {
+		if !blames[i].isFor(c.Cause) {
+			continue
+		}
 		if who, evidence := blames[i].who(&f); who.Known() {
 			c.Blamed, c.Evidence = who, evidence
 			break
@@ -146,9 +149,20 @@ func (f *facts) stalled() bool {
 // passedOn: only a process that opened or used the socket can have passed it on;
 // who merely listened never had it.
 func (f *facts) passedOn() bool {
-	return f.HoldersKnown && len(f.holding) > 0 && f.used() && !f.holds(&f.Owner)
+	if !f.HoldersKnown || len(f.holding) == 0 {
+		return false
+	}
+	switch {
+	case f.told():
+		return !f.holds(&f.EOFTask)
+	case f.User.Known():
+		return !f.holds(&f.User)
+	default:
+		return f.used() && !f.holds(&f.Owner)
+	}
 }
 
+// used: the owner has had the socket in its hands.
 func (f *facts) used() bool {
 	switch f.Socket.Evidence {
 	case event.EvidenceAccept, event.EvidenceConnect, event.EvidenceRead, event.EvidenceWrite:

@@ -88,7 +88,32 @@ func TestExplain(t *testing.T) {
 		{"children inherited it", func(c *Case) { c.Holders = held(task(11), task(12)) }, HeldElsewhere, 0, event.EvidenceNone},
 		{"children inherited it, one was told", func(c *Case) {
 			c.Holders, c.EOFSeen, c.EOFTask = held(task(11), task(12)), true, task(12)
-		}, HeldElsewhere, 12, event.EvidenceRead},
+		}, EOFIgnored, 12, event.EvidenceRead},
+		{"child reads, parent closed its copy", func(c *Case) {
+			c.Holders, c.User, c.UserEvidence, c.RecvQ = held(task(11)), task(11), event.EvidenceRead, 9
+		}, UnreadData, 11, event.EvidenceRead},
+		{"child reads, both hold", func(c *Case) {
+			c.Holders, c.User, c.UserEvidence, c.RecvQ = held(task(10), task(11)), task(11), event.EvidenceWrite, 1
+		}, UnreadEOF, 11, event.EvidenceWrite},
+		{"child was told, parent wrote last, both hold", func(c *Case) {
+			c.Holders, c.User, c.UserEvidence = held(task(10), task(11)), task(10), event.EvidenceWrite
+			c.EOFSeen, c.EOFTask = true, task(11)
+		}, EOFIgnored, 11, event.EvidenceRead},
+		{"child served it and closed, parent forgot its copy", func(c *Case) {
+			c.Holders, c.User, c.UserEvidence = held(task(10)), task(11), event.EvidenceRead
+		}, HeldElsewhere, 10, event.EvidenceAccept},
+		{"user is the opener", func(c *Case) { c.User, c.UserEvidence = task(10), event.EvidenceRead }, EOFIgnored, 10, event.EvidenceAccept},
+		{"nobody looked, a child read", func(c *Case) {
+			c.Holders, c.HoldersKnown, c.User, c.UserEvidence = nil, false, task(11), event.EvidenceRead
+		}, EOFIgnored, 11, event.EvidenceRead},
+		{"in a message, sent by who was told", func(c *Case) {
+			c.Holders, c.EOFSeen, c.EOFTask, c.Passed = nil, true, task(10), make([]event.Passed, 1)
+		}, InFlight, 0, event.EvidenceNone},
+		{"the kernel's own", func(c *Case) {
+			c.Holders, c.EOFSeen, c.EOFTask, c.Kernel = nil, true, task(10), true
+		}, InFlight, 0, event.EvidenceNone},
+		{"fixed file of io_uring", func(c *Case) { c.Holders, c.Fixed = nil, held(task(30), task(30)) }, InFlight, 30, event.EvidenceScan},
+		{"io_uring shared by two", func(c *Case) { c.Holders, c.Fixed = nil, held(task(30), task(31)) }, InFlight, 0, event.EvidenceNone},
 		{"master listened, worker holds", func(c *Case) {
 			c.Holders, c.Socket.Evidence = held(task(11)), event.EvidenceListen
 		}, EOFIgnored, 11, event.EvidenceScan},

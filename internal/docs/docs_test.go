@@ -117,9 +117,13 @@ func word(c diagnosis.Cause) string {
 func blame(*testing.T) string {
 	var rows [][]string
 	for i, b := range diagnosis.Blames() {
-		rows = append(rows, []string{fmt.Sprint(i + 1), b.Who})
+		causes := "every other"
+		if len(b.Causes) > 0 {
+			causes = word(b.Causes[0])
+		}
+		rows = append(rows, []string{fmt.Sprint(i + 1), causes, b.Who})
 	}
-	return table([]string{"", "who is blamed"}, rows)
+	return table([]string{"", "cause", "who is blamed"}, rows)
 }
 
 // advice gives each cause once, in the order of the table.

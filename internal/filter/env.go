@@ -41,34 +41,38 @@ type transitionOwnerEnv struct {
 }
 
 type socketEnv struct {
-	Cookie            *int        `expr:"cookie"`
-	Inode             *int        `expr:"inode"`
-	Netns             *int        `expr:"netns"`
-	Family            *string     `expr:"family"`
-	Protocol          string      `expr:"protocol"`
-	Laddr             *string     `expr:"laddr"`
-	Lport             *int        `expr:"lport"`
-	Raddr             *string     `expr:"raddr"`
-	Rport             *int        `expr:"rport"`
-	State             string      `expr:"state"`
-	Direction         *string     `expr:"direction"`
-	DwellNS           *int        `expr:"dwell_ns"`
-	DwellBound        *string     `expr:"dwell_bound"`
-	DwellMaxNS        *int        `expr:"dwell_max_ns"`
-	Cause             *string     `expr:"cause"`
-	EOFSeen           *bool       `expr:"eof_seen"`
-	RecvQ             int         `expr:"recv_q"`
-	SendQ             int         `expr:"send_q"`
-	BytesSentAfterFin *int        `expr:"bytes_sent_after_fin"`
-	Keepalive         bool        `expr:"keepalive"`
-	Owner             ownerEnv    `expr:"owner"`
-	Container         *string     `expr:"container"`
-	Cgroup            *string     `expr:"cgroup"`
-	Holders           []holderEnv `expr:"holders"`
-	Listener          listenerEnv `expr:"listener"`
-	Listeners         []taskEnv   `expr:"listeners"`
-	Stacks            stacksEnv   `expr:"stacks"`
-	Peer              peerEnv     `expr:"peer"`
+	Cookie            *int          `expr:"cookie"`
+	Inode             *int          `expr:"inode"`
+	Netns             *int          `expr:"netns"`
+	Family            *string       `expr:"family"`
+	Protocol          string        `expr:"protocol"`
+	Laddr             *string       `expr:"laddr"`
+	Lport             *int          `expr:"lport"`
+	Raddr             *string       `expr:"raddr"`
+	Rport             *int          `expr:"rport"`
+	State             string        `expr:"state"`
+	Direction         *string       `expr:"direction"`
+	DwellNS           *int          `expr:"dwell_ns"`
+	DwellBound        *string       `expr:"dwell_bound"`
+	DwellMaxNS        *int          `expr:"dwell_max_ns"`
+	Cause             *string       `expr:"cause"`
+	EOFSeen           *bool         `expr:"eof_seen"`
+	RecvQ             int           `expr:"recv_q"`
+	SendQ             int           `expr:"send_q"`
+	BytesSentAfterFin *int          `expr:"bytes_sent_after_fin"`
+	Keepalive         bool          `expr:"keepalive"`
+	Owner             ownerEnv      `expr:"owner"`
+	Container         *string       `expr:"container"`
+	Cgroup            *string       `expr:"cgroup"`
+	Holders           []holderEnv   `expr:"holders"`
+	Opener            partyEnv      `expr:"opener"`
+	LastUser          partyEnv      `expr:"last_user"`
+	EOFTold           partyEnv      `expr:"eof_told"`
+	InFlight          inFlightEnv   `expr:"in_flight"`
+	Listener          listenerEnv   `expr:"listener"`
+	Listeners         []acceptorEnv `expr:"listeners"`
+	Stacks            stacksEnv     `expr:"stacks"`
+	Peer              peerEnv       `expr:"peer"`
 }
 
 type ownerEnv struct {
@@ -92,13 +96,32 @@ type holderEnv struct {
 }
 
 type listenerEnv struct {
-	Pid  *int    `expr:"pid"`
-	Comm *string `expr:"comm"`
+	Pid      *int    `expr:"pid"`
+	Comm     *string `expr:"comm"`
+	QueueLen *int    `expr:"queue_len"`
+	QueueMax *int    `expr:"queue_max"`
 }
 
-type taskEnv struct {
-	Pid  int    `expr:"pid"`
-	Comm string `expr:"comm"`
+type acceptorEnv struct {
+	Pid      int    `expr:"pid"`
+	Comm     string `expr:"comm"`
+	QueueLen *int   `expr:"queue_len"`
+	QueueMax *int   `expr:"queue_max"`
+}
+
+type partyEnv struct {
+	Pid       *int       `expr:"pid"`
+	Comm      *string    `expr:"comm"`
+	StartTime *time.Time `expr:"start_time"`
+	Evidence  *string    `expr:"evidence"`
+	Holds     *bool      `expr:"holds"`
+}
+
+type inFlightEnv struct {
+	Where     *string     `expr:"where"`
+	Receivers []holderEnv `expr:"receivers"`
+	Sender    *int        `expr:"sender"`
+	Rings     []holderEnv `expr:"rings"`
 }
 
 type peerEnv struct {
@@ -228,6 +251,7 @@ func (e *evaluator) fillSocket(c *diagnosis.Case, facts *record.Facts) {
 		e.socket.EOFSeen = &s.yes
 	}
 	e.fillListeners(c)
+	e.fillParties(c, facts)
 	if p, ok := facts.Peers[c.Cookie]; ok {
 		e.socket.Peer = peerEnv{s.num(uint64(p.Pid)), s.str(p.Comm), s.str(p.State)}
 	}
@@ -237,14 +261,54 @@ func (e *evaluator) fillListeners(c *diagnosis.Case) {
 	if len(c.Listeners) == 0 {
 		return
 	}
-	tasks := record.ListenersOf(c)
-	if len(tasks) == 1 {
-		e.socket.Listener = listenerEnv{e.slots.num(uint64(tasks[0].Pid)), e.slots.str(tasks[0].Comm)}
+	all := record.AcceptorsOf(c)
+	if len(all) == 1 {
+		l := &all[0]
+		e.socket.Listener = listenerEnv{e.slots.num(uint64(l.Pid)), e.slots.str(l.Comm), number(l.QueueLen), number(l.QueueMax)}
 		return
 	}
-	for _, t := range tasks {
-		e.socket.Listeners = append(e.socket.Listeners, taskEnv{int(t.Pid), t.Comm})
+	for i := range all {
+		l := &all[i]
+		e.socket.Listeners = append(e.socket.Listeners, acceptorEnv{int(l.Pid), l.Comm, number(l.QueueLen), number(l.QueueMax)})
 	}
+}
+
+func number(n *uint32) *int {
+	if n == nil {
+		return nil
+	}
+	return new(int(*n))
+}
+
+func (e *evaluator) fillParties(c *diagnosis.Case, facts *record.Facts) {
+	opener, lastUser, eofTold := record.Parties(c, facts)
+	e.socket.Opener, e.socket.LastUser, e.socket.EOFTold = party(opener), party(lastUser), party(eofTold)
+	f := record.InFlightOf(c, facts)
+	if f == nil {
+		return
+	}
+	s := &e.slots
+	e.socket.InFlight = inFlightEnv{s.str(string(f.Where)), holderList(f.Receivers), s.num(uint64(f.Sender)), holderList(f.Rings)}
+}
+
+func party(p *record.Party) partyEnv {
+	if p == nil {
+		return partyEnv{}
+	}
+	env := partyEnv{Pid: new(int(p.Pid)), Comm: &p.Comm, Evidence: &p.Evidence, Holds: p.Holds}
+	if !p.StartTime.IsZero() {
+		env.StartTime = &p.StartTime.Time
+	}
+	return env
+}
+
+func holderList(of []record.Holder) []holderEnv {
+	var list []holderEnv
+	for i := range of {
+		h := &of[i]
+		list = append(list, holderEnv{int(h.Pid), h.Comm, int(h.FD), h.StartTime.Time})
+	}
+	return list
 }
 
 func (e *evaluator) owner(c *diagnosis.Case, facts *record.Facts) ownerEnv {

@@ -18,6 +18,9 @@ type Index struct {
 	slots []uint32
 	shift uint8
 
+	// passed are sorted by cookie, as a snapshot has them.
+	passed []event.Passed
+
 	listeners map[port][]event.Holder
 	// waiting remembers the answers of Listeners: a full accept queue asks the same
 	// question thousands of times.
@@ -116,9 +119,19 @@ func (x *Index) ByCookie(c event.Cookie) []event.Holder {
 	return nil
 }
 
+// Passed returns the messages that refer to a socket.
+func (x *Index) Passed(c event.Cookie) []event.Passed {
+	first, _ := slices.BinarySearchFunc(x.passed, c, func(p event.Passed, c event.Cookie) int { return cmp.Compare(p.Cookie, c) })
+	end := first
+	for end < len(x.passed) && x.passed[end].Cookie == c {
+		end++
+	}
+	return x.passed[first:end:end]
+}
+
 // Listeners returns the descriptors of the listening socket in whose accept queue a
-// connection with this flow waits. More than one socket is returned where
-// SO_REUSEPORT leaves it open which one it is.
+// connection with this flow may wait: for connections that were found in no queue. More
+// than one socket is returned where SO_REUSEPORT leaves it open which one it is.
 func (x *Index) Listeners(f event.Flow) []event.Holder {
 	key := queue{f.Netns, netip.AddrPortFrom(f.Local.Addr().Unmap(), f.Local.Port()), f.Protocol}
 	found, ok := x.waiting[key]
@@ -195,7 +208,13 @@ func (x *Index) join(c *diagnosis.Case) {
 		}
 		c.Holders = x.ByCookie(c.Parent)
 	}
-	if c.Holders == nil && inAcceptQueue(&c.Socket) {
+	switch {
+	case c.Holders != nil:
+	case !inAcceptQueue(&c.Socket):
+		c.Passed = x.Passed(c.Cookie)
+	case c.Socket.Listener != 0:
+		c.Listeners = x.ByCookie(c.Socket.Listener)
+	default:
 		c.Listeners = x.Listeners(c.Flow)
 	}
 }
@@ -221,6 +240,7 @@ func inAcceptQueue(s *event.Socket) bool {
 // holders.
 func Cases(snap *event.Snapshot) []diagnosis.Case {
 	x := NewIndex(snap.Holders)
+	x.passed = snap.Passed
 	cases := make([]diagnosis.Case, len(snap.Sockets))
 	for i := range snap.Sockets {
 		c := &cases[i]

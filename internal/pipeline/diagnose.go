@@ -49,7 +49,7 @@ func (e *Engine) watch(q *DiagnoseQuery) (*watcher, error) {
 	chosen.Pids = nil
 	// A row has no direction to filter by, and table and snapshot must see the same.
 	chosen.Direction = event.DirectionUnknown
-	t, err := e.openStacks(tracer.Config{Filter: chosen, Live: q.For > 0}, q.Threshold)
+	t, err := e.openStacks(tracer.Config{Filter: chosen, Live: q.For > 0, Users: q.For > 0}, q.Threshold)
 	if err != nil {
 		return nil, err
 	}

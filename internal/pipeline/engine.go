@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
@@ -194,9 +195,7 @@ func (e *Engine) casesWith(snap *event.Snapshot, q *Query, clock event.Clock, fd
 	}
 	snap.Sockets = snap.Sockets[:kept]
 	cases := owner.Cases(snap)
-	for i := range cases {
-		diagnosis.Explain(&cases[i], q.Threshold)
-	}
+	e.explain(cases, q.Threshold)
 	var facts record.Facts
 	early := q.Filter.NeedsProcesses() || q.Filter.NeedsCgroups()
 	if early {
@@ -216,6 +215,45 @@ func (e *Engine) casesWith(snap *event.Snapshot, q *Query, clock event.Clock, fd
 		facts = e.facts(chosen, clock, fds)
 	}
 	return chosen, facts
+}
+
+// fixedPatience bounds the search for sockets in io_urings: it goes through the descriptors of
+// all processes.
+const fixedPatience = time.Second
+
+// explain finds the causes. Of sockets that nobody holds, and that are in no message, it
+// looks for an io_uring that has them.
+func (e *Engine) explain(cases []diagnosis.Case, threshold time.Duration) {
+	lost := map[uint64]bool{}
+	var first []uint32
+	for i := range cases {
+		c := &cases[i]
+		diagnosis.Explain(c, threshold)
+		if c.Cause != diagnosis.InFlight || c.Where() != "" {
+			continue
+		}
+		lost[c.Inode] = true
+		for _, pid := range []uint32{c.User.Pid, c.Owner.Pid} {
+			if pid != 0 && !slices.Contains(first, pid) {
+				first = append(first, pid)
+			}
+		}
+	}
+	if len(lost) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), fixedPatience)
+	defer cancel()
+	fixed := owner.FixedFiles(ctx, e.cfg.Proc, lost, first)
+	if ctx.Err() != nil {
+		e.log.Warn("not all io_urings were looked through", "after", fixedPatience)
+	}
+	for i := range cases {
+		if c := &cases[i]; c.Cause == diagnosis.InFlight && fixed[c.Inode] != nil {
+			c.Fixed = fixed[c.Inode]
+			diagnosis.Explain(c, threshold)
+		}
+	}
 }
 
 // openList opens what a list needs, and watches for as long as it is told to.

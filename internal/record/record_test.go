@@ -196,6 +196,7 @@ func TestStamp(t *testing.T) {
 
 func TestFromCase(t *testing.T) {
 	java := event.Task{Pid: 42, Tid: 43, Start: event.BootTime(10 * time.Second), Comm: event.MakeComm("java")}
+	sh := event.Task{Pid: 41, Tid: 41, Comm: event.MakeComm("sh")}
 	c := &diagnosis.Case{
 		Socket: event.Socket{
 			At: event.KTime(100 * time.Second), Since: event.KTime(40 * time.Second), Earliest: event.KTime(30 * time.Second),
@@ -204,10 +205,11 @@ func TestFromCase(t *testing.T) {
 				Local: netip.MustParseAddrPort("10.0.0.1:80"), Remote: netip.MustParseAddrPort("10.0.0.2:5000"),
 				Netns: 1, Protocol: event.MPTCP,
 			},
-			EOFSeen: true, SentKnown: true, Keepalive: true,
+			EOFSeen: true, SentKnown: true, Keepalive: true, EOFTask: java,
+			Owner: sh, Evidence: event.EvidenceAccept, User: java, UserEvidence: event.EvidenceWrite,
 		},
 		HoldersKnown: true, Holders: []event.Holder{{Task: java, FD: 3}},
-		Listeners: []event.Holder{{Task: java}}, Cause: diagnosis.EOFIgnored, Blamed: java, Evidence: event.EvidenceAccept,
+		Listeners: []event.Holder{{Task: java, QueueMax: 128}}, Cause: diagnosis.EOFIgnored, Blamed: java, Evidence: event.EvidenceAccept,
 	}
 	facts := &Facts{
 		Clock: testClock, Boot: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
@@ -223,10 +225,22 @@ func TestFromCase(t *testing.T) {
 		`"owner":{"pid":42,"tid":43,"comm":"java","exe":"/bin/java","cmdline":"java -jar x\\n",` +
 		`"start_time":"2026-01-01T00:00:10.000000000Z","unit":"a.service","evidence":"accept"},"container":"c","cgroup":"/a",` +
 		`"holders":[{"pid":42,"comm":"java","fd":3,"start_time":"2026-01-01T00:00:10.000000000Z"}],` +
-		`"listener":{"pid":42,"comm":"java"},"stacks":{"eof":{"frames":[{"function":"main","file":"a.go","line":1}]}},` +
+		`"opener":{"pid":41,"comm":"sh","evidence":"accept","holds":false},` +
+		`"last_user":{"pid":42,"comm":"java","start_time":"2026-01-01T00:00:10.000000000Z","evidence":"write","holds":true},` +
+		`"eof_told":{"pid":42,"comm":"java","start_time":"2026-01-01T00:00:10.000000000Z","evidence":"read","holds":true},` +
+		`"listener":{"pid":42,"comm":"java","queue_len":0,"queue_max":128},"stacks":{"eof":{"frames":[{"function":"main","file":"a.go","line":1}]}},` +
 		`"peer":{"pid":9,"comm":"curl","state":"FIN_WAIT2"}}`
 	if diff := cmp.Diff(want, reference(t, FromCase(c, facts))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+	lost := &diagnosis.Case{
+		Socket: event.Socket{State: event.CloseWait, Inode: 8}, Cause: diagnosis.InFlight, HoldersKnown: true,
+		Passed: []event.Passed{{Receiver: java, FD: 5, Sender: 41}},
+	}
+	const inMessage = `"holders":[],"in_flight":{"where":"message","receivers":[{"pid":42,"comm":"java","fd":5,` +
+		`"start_time":"2026-01-01T00:00:10.000000000Z"}],"sender":41}}`
+	if got := reference(t, FromCase(lost, facts)); !strings.HasSuffix(got, inMessage) {
+		t.Errorf("in a message: %s", got)
 	}
 	want = `{"schema":"tcpwaitd/v1","kind":"socket","protocol":"tcp","state":"UNKNOWN","direction":null,"dwell_bound":null,` +
 		`"cause":null,"eof_seen":null,"recv_q":0,"send_q":0,"keepalive":false,"owner":{"evidence":"none"},"holders":null}`

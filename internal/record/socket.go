@@ -49,10 +49,10 @@ type Socket struct {
 	// InFlight says where a socket without holder is.
 	InFlight *InFlight `json:"in_flight,omitempty"`
 	// Listener is the process that should accept; Listeners are they where several could.
-	Listener  *Task   `json:"listener,omitempty"`
-	Listeners []Task  `json:"listeners,omitempty"`
-	Stacks    *Stacks `json:"stacks,omitempty"`
-	Peer      *Peer   `json:"peer,omitempty"`
+	Listener  *Listener  `json:"listener,omitempty"`
+	Listeners []Listener `json:"listeners,omitempty"`
+	Stacks    *Stacks    `json:"stacks,omitempty"`
+	Peer      *Peer      `json:"peer,omitempty"`
 }
 
 // Holder is one descriptor that refers to the socket.
@@ -61,6 +61,16 @@ type Holder struct {
 	Comm      string `json:"comm"`
 	FD        int32  `json:"fd"`
 	StartTime Time   `json:"start_time,omitzero"`
+}
+
+// Listener is a process that should accept the connection.
+type Listener struct {
+	Pid  uint32 `json:"pid"`
+	Comm string `json:"comm"`
+	// QueueLen is the length of the accept queue, QueueMax its limit: the kernel refuses from
+	// QueueMax+1 on. Absent where the queue is not the listener's own (MPTCP).
+	QueueLen *uint32 `json:"queue_len,omitempty"`
+	QueueMax *uint32 `json:"queue_max,omitempty"`
 }
 
 // Party is a process that had to do with the socket, and how that is known.
@@ -111,9 +121,11 @@ func FromCase(c *diagnosis.Case, f *Facts) Socket {
 		Container: Escape(f.Cgroups[c.Cgroup].Container),
 		Cgroup:    Escape(f.Cgroups[c.Cgroup].Path),
 		Holders:   holdersOf(c, f), Stacks: f.Stacks[c.Cookie],
+		InFlight: InFlightOf(c, f),
 	}
 	r.measure(c)
-	switch listeners := ListenersOf(c); len(listeners) {
+	r.Opener, r.LastUser, r.EOFTold = Parties(c, f)
+	switch listeners := AcceptorsOf(c); len(listeners) {
 	case 0:
 	case 1:
 		r.Listener = &listeners[0]
@@ -129,13 +141,64 @@ func FromCase(c *diagnosis.Case, f *Facts) Socket {
 // ListenersOf names the processes that should accept the connection, each once.
 func ListenersOf(c *diagnosis.Case) []Task {
 	var tasks []Task
-	for i := range c.Listeners {
-		t := taskOf(&c.Listeners[i].Task)
-		if !slices.Contains(tasks, t) {
-			tasks = append(tasks, t)
-		}
+	for _, l := range AcceptorsOf(c) {
+		tasks = append(tasks, Task{l.Pid, l.Comm})
 	}
 	return tasks
+}
+
+// AcceptorsOf is ListenersOf with their accept queues.
+func AcceptorsOf(c *diagnosis.Case) []Listener {
+	var all []Listener
+	for i := range c.Listeners {
+		h := &c.Listeners[i]
+		l := Listener{Pid: h.Pid, Comm: Escape(h.Comm.String())}
+		if slices.ContainsFunc(all, func(o Listener) bool { return o.Pid == l.Pid && o.Comm == l.Comm }) {
+			continue
+		}
+		if h.Flow.Protocol != event.MPTCP {
+			l.QueueLen, l.QueueMax = &h.QueueLen, &h.QueueMax
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+// Parties are who was seen to have to do with the socket, each nil if nobody was.
+func Parties(c *diagnosis.Case, f *Facts) (opener, lastUser, eofTold *Party) {
+	if c.Socket.Evidence == event.EvidenceAccept || c.Socket.Evidence == event.EvidenceConnect {
+		opener = partyOf(c, &c.Socket.Owner, c.Socket.Evidence, f)
+	}
+	if c.EOFSeen {
+		eofTold = partyOf(c, &c.EOFTask, event.EvidenceRead, f)
+	}
+	return opener, partyOf(c, &c.User, c.UserEvidence, f), eofTold
+}
+
+func partyOf(c *diagnosis.Case, t *event.Task, e event.Evidence, f *Facts) *Party {
+	if !t.Known() {
+		return nil
+	}
+	p := &Party{Pid: t.Pid, Comm: Escape(t.Comm.String()), StartTime: f.Started(t.Start), Evidence: e.String()}
+	if c.HoldersKnown {
+		p.Holds = new(slices.ContainsFunc(c.Holders, func(h event.Holder) bool { return diagnosis.SameProcess(&h.Task, t) }))
+	}
+	return p
+}
+
+// InFlightOf says where a socket without holder is, nil for all others.
+func InFlightOf(c *diagnosis.Case, f *Facts) *InFlight {
+	if c.Cause != diagnosis.InFlight {
+		return nil
+	}
+	r := &InFlight{Where: Word(c.Where()), Rings: holders(c.Fixed, f)}
+	for i := range c.Passed {
+		p := &c.Passed[i]
+		h := event.Holder{Task: p.Receiver, FD: p.FD}
+		r.Receivers = append(r.Receivers, holders([]event.Holder{h}, f)...)
+		r.Sender = p.Sender
+	}
+	return r
 }
 
 // measure fills what is only sometimes known and may truly be zero.
@@ -161,9 +224,13 @@ func holdersOf(c *diagnosis.Case, f *Facts) []Holder {
 	if !c.HoldersKnown {
 		return nil
 	}
-	hs := make([]Holder, 0, len(c.Holders))
-	for i := range c.Holders {
-		h := &c.Holders[i]
+	return holders(c.Holders, f)
+}
+
+func holders(of []event.Holder, f *Facts) []Holder {
+	hs := make([]Holder, 0, len(of))
+	for i := range of {
+		h := &of[i]
 		hs = append(hs, Holder{
 			Pid: h.Pid, Comm: Escape(h.Comm.String()), FD: h.FD,
 			StartTime: f.Started(h.Start),

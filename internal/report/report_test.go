@@ -467,7 +467,7 @@ func TestThresholdText(t *testing.T) {
 
 func TestMistypedNamesGetSuggestions(t *testing.T) {
 	for _, tt := range []struct{ fields, sort, value, want string }{
-		{"pid", "", "pid", "want owner.pid or listener.pid or peer.pid, or else one of"},
+		{"pid", "", "pid", "want owner.pid or opener.pid or last_user.pid, or else one of"},
 		{"onwer.comm", "", "onwer.comm", "want owner.comm, or else one of"},
 		{"recv-q", "", "recv-q", "want recv_q, or else one of"},
 		{"", "-dwel", "-dwel", "want dwell_ns or dwell_bound or dwell_max_ns, or else one of"},

@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/record"
 )
@@ -132,10 +133,36 @@ func wideColumns() []column[*socketRow] {
 
 func dwellMaxOf(r *socketRow) (int64, bool) { return int64(r.c.DwellMax()), r.c.DwellMax() > 0 }
 
-// appendHolders writes pid/comm:fd for each descriptor.
+// appendHolders writes pid/comm:fd for each descriptor, or in parentheses where a socket is
+// that nobody holds.
 func appendHolders(dst []byte, r *socketRow) []byte {
-	for i := range r.c.Holders {
-		h := &r.c.Holders[i]
+	if r.c.Cause == diagnosis.InFlight {
+		return appendInFlight(dst, r.c)
+	}
+	return appendDescriptors(dst, r.c.Holders)
+}
+
+func appendInFlight(dst []byte, c *diagnosis.Case) []byte {
+	switch c.Where() {
+	case "message":
+		to := make([]event.Holder, 0, len(c.Passed))
+		for i := range c.Passed {
+			to = append(to, event.Holder{Task: c.Passed[i].Receiver, FD: c.Passed[i].FD})
+		}
+		dst = appendDescriptors(append(dst, "(message to "...), to)
+	case "io_uring":
+		dst = appendDescriptors(append(dst, "(io_uring of "...), c.Fixed)
+	case "kernel":
+		dst = append(dst, "(the kernel's own"...)
+	default:
+		return dst
+	}
+	return append(dst, ')')
+}
+
+func appendDescriptors(dst []byte, of []event.Holder) []byte {
+	for i := range of {
+		h := &of[i]
 		if i > 0 {
 			dst = append(dst, ',')
 		}
