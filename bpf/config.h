@@ -33,6 +33,9 @@ const volatile __u64 stuck_after;
 /* Every close has, whatever it ends. */
 const volatile __u8 all_closes;
 
+/* Who read or wrote last is kept, with or without stacks. */
+const volatile __u8 track_users;
+
 /* Set after attaching, when no hook sees accept(): first read or write names the owner. */
 __u8 own_by_io;
 
@@ -52,8 +55,17 @@ __u32 snapshot_states; /* bit n: rows for sockets in state n */
 __u8 snapshot_import;  /* 1: give sockets a record, and a holder as owner */
 __u8 snapshot_held;    /* 1: rows for every socket with a descriptor */
 
+/* The snapshot has put something into the map queued. */
+__u8 snapshot_queued;
+
 /* Sockets the snapshot met, in whatever state; Go sets it to 0 before. */
 __u64 snapshot_met;
+
+/* The process that is followed with its descendants; 0: none. */
+const volatile __u32 family_root;
+
+/* Processes the family iterator has added; Go sets it to 0 before. */
+__u32 relatives_found;
 
 /* The process whose threads or mappings are read; 0: mappings of all. */
 __u32 chosen_tgid;

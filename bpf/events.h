@@ -74,6 +74,11 @@ enum stack_slot {
 enum transition_flags {
 	TRANSITION_INFERRED = 1 << 0, /* follows from others, not reported */
 	TRANSITION_SUBFLOW = 1 << 1, /* of an MPTCP socket, which has its own */
+	TRANSITION_EXITING = 1 << 2, /* the closer's process is ending */
+	/* Out of CLOSE_WAIT: */
+	TRANSITION_EOF_SEEN = 1 << 3,
+	TRANSITION_WATCHED = 1 << 4,
+	TRANSITION_SENT = 1 << 5, /* sent_after_fin is valid */
 };
 
 /* One state change, in the ring buffer. */
@@ -87,6 +92,11 @@ struct transition {
 	__u64 stacks[STACK_SLOTS];
 	struct flow flow;
 	struct task owner;
+	__u32 user;   /* tgid that read or wrote last */
+	__u32 closer; /* tgid that called close() or shutdown() */
+	__u32 recv_q; /* out of CLOSE_WAIT */
+	__u32
+	    sent_after_fin; /* out of CLOSE_WAIT; more than fits is all ones */
 	__u16 protocol;
 	__u8 old_state;
 	__u8 new_state;
@@ -117,18 +127,21 @@ struct record {
 	struct flow flow;
 	struct task owner;
 	struct task eof_task;
-	__u32 user; /* tgid that read or wrote last; kept only with stacks */
+	struct task
+	    user; /* read or wrote last; kept where users or stacks are */
 	__u8 state;
 	__u8 bound;
 	__u8 direction;
 	__u8 evidence;
+	__u8 user_evidence;
 	__u8 flags;
-	__u8 pad[7];
+	__u8 pad[2];
 };
 
 enum row_kind {
 	ROW_SOCKET = 1,
 	ROW_HOLDER = 2,
+	ROW_PASSED = 3,
 };
 
 enum socket_flags {
@@ -141,6 +154,8 @@ enum socket_flags {
 	SOCKET_SUBFLOW = 1 << 6,
 	SOCKET_QUEUES = 1 << 7, /* recv_q and send_q are known */
 	SOCKET_FIN_RECEIVED = 1 << 8,
+	SOCKET_SEQ = 1 << 9,	 /* snd_nxt and rcv_nxt are known */
+	SOCKET_KERNEL = 1 << 10, /* the kernel's own: it has no file */
 };
 
 /* One socket in a snapshot, written by the iterators. */
@@ -157,11 +172,15 @@ struct socket_row {
 	__u64 sent_after_fin;
 	__u64 last_send;
 	__u64 last_ack;
-	__u64 parent; /* of a subflow: the cookie of its MPTCP socket */
+	__u64 parent;	/* of a subflow: the cookie of its MPTCP socket */
+	__u64 listener; /* in whose accept queue it is; see struct queued */
 	__u64 stacks[STACK_SLOTS];
 	struct flow flow;
 	struct task owner;
 	struct task eof_task;
+	struct task user;
+	__u32 snd_nxt;
+	__u32 rcv_nxt;
 	__u32 recv_q; /* LISTEN: length of the accept queue */
 	__u32 send_q; /* LISTEN: its limit */
 	/*
@@ -175,7 +194,8 @@ struct socket_row {
 	__u8 direction;
 	__u8 evidence;
 	__u8 shutdown;
-	__u8 pad[5];
+	__u8 user_evidence;
+	__u8 pad[4];
 };
 
 /* One descriptor of one process that refers to a socket. */
@@ -193,6 +213,33 @@ struct holder_row {
 	__u8 pad[5];
 };
 
+enum passed_flags {
+	PASSED_CUT = 1 << 0, /* there is more; without inode: nothing else */
+};
+
+/* One reference to a socket, in a unix-socket message that waits to be received. */
+struct passed_row {
+	__u32 kind; /* ROW_PASSED */
+	__s32 fd;   /* the receiver's, of the unix socket */
+	__u64 cookie;
+	__u64 inode;
+	__u64 slot; /* where the reference is, in the kernel: tells two apart */
+	struct task receiver;
+	__u32 sender; /* tgid */
+	__u32 flags;
+};
+
+/* A process among those Config.Family follows. */
+struct relative {
+	__u64 start; /* as in struct task */
+	__u32 tgid;
+	__u32 pad;
+};
+
+struct comm {
+	char name[COMM_LEN];
+};
+
 /* Index of a per-CPU counter. Monotonic; Go subtracts. */
 enum counter {
 	COUNTER_MADE,		/* transitions that passed the filter */
@@ -203,7 +250,8 @@ enum counter {
 	COUNTER_STACKS,		/* stacks taken */
 	COUNTER_STACKS_LIMITED, /* stacks not taken: the process had its share */
 	COUNTER_STACKS_BUSY, /* stacks not taken: another one was, on this CPU */
-	COUNTER_STACKS_LOST, /* taken, but the ring was full */
+	COUNTER_STACKS_LOST,	/* taken, but the ring was full */
+	COUNTER_RELATIVES_LOST, /* no room for a process of the family */
 	COUNTER_MAX,
 };
 

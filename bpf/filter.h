@@ -51,4 +51,10 @@ static __always_inline bool wanted(const struct transition *t)
 	       (!filter.direction || t->direction == filter.direction);
 }
 
+/* A state the running snapshot asks for. */
+static __always_inline bool wanted_row(__u8 state)
+{
+	return snapshot_states & (1U << (state & 31));
+}
+
 #endif

@@ -41,16 +41,31 @@ static __always_inline bool told_eof(struct sock *sk, int n, int flags)
 	return !tp || unread(tp) <= !!(flags & MSG_PEEK);
 }
 
-/* The place where a process first reads or writes what another one did before, or nobody. */
-static __always_inline void note_user(struct record *rec)
+static __always_inline bool tracks_user(struct sock *sk)
+{
+	return track_users &&
+	       (!filter.netns ||
+		filter.netns == sk->__sk_common.skc_net.net->ns.inum);
+}
+
+/*
+ * The process that reads or writes what another one did before, or nobody; and the place.
+ * Threads of io_uring are its own.
+ */
+static __always_inline void note_user(struct record *rec,
+				      enum evidence evidence, bool stack)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u32 tgid = task->tgid;
 
-	if (rec->user == tgid || current_is_kthread())
+	if (rec->user.tgid == task->tgid &&
+	    rec->user.start == task->group_leader->start_boottime)
 		return;
-	rec->user = tgid;
-	rec->stacks[STACK_LAST_READ] = take_stack();
+	if (current_is_kthread())
+		return;
+	fill_task(&rec->user, task);
+	rec->user_evidence = evidence;
+	if (stack)
+		rec->stacks[STACK_LAST_READ] = take_stack();
 }
 
 /* What a read or write tells of a connection; first: nobody can have done so before. */
@@ -60,20 +75,21 @@ static __always_inline void note_io(struct sock *sk, enum evidence evidence,
 	bool stack = wants_stack(sk);
 	struct record *rec;
 
-	if (!stack && !first)
+	if (!stack && !first && !tracks_user(sk))
 		return;
 	rec = record_get(sk);
 	if (!rec)
 		return;
 	if (first)
 		own_if_unknown(rec, evidence);
-	if (stack)
-		note_user(rec);
+	if (stack || tracks_user(sk))
+		note_user(rec, evidence, stack);
 }
 
 static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 {
 	struct record *rec;
+	bool stack;
 
 	if (n < 0 || !is_tcp(sk))
 		return 0;
@@ -81,8 +97,10 @@ static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 	if (!rec)
 		return 0;
 	own_if_unknown(rec, EVIDENCE_READ);
-	if (n > 0 && wants_stack(sk))
-		note_user(rec);
+	/* The stack of a recv() that returns 0 has a place of its own. */
+	stack = n > 0 && wants_stack(sk);
+	if (stack || tracks_user(sk))
+		note_user(rec, EVIDENCE_READ, stack);
 	if (rec->eof_at || !told_eof(sk, n, flags))
 		return 0;
 	rec->eof_at = bpf_ktime_get_ns();
@@ -92,13 +110,18 @@ static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 	return 0;
 }
 
+static __always_inline bool watches_io(void)
+{
+	return own_by_io || unwinder || track_users;
+}
+
 static __always_inline int on_recv(struct sock *sk, int n, int flags)
 {
 	__u8 state = sk->__sk_common.skc_state;
 
 	if (state == TCP_CLOSE_WAIT)
 		return on_recv_close_wait(sk, n, flags);
-	if ((!own_by_io && !unwinder) || state != TCP_ESTABLISHED || n <= 0)
+	if (!watches_io() || state != TCP_ESTABLISHED || n <= 0)
 		return 0;
 	if (!is_tcp(sk))
 		return 0;
@@ -108,7 +131,7 @@ static __always_inline int on_recv(struct sock *sk, int n, int flags)
 
 static __always_inline int on_send(struct sock *sk, int n)
 {
-	if ((!own_by_io && !unwinder) || n <= 0 || !is_tcp(sk))
+	if (!watches_io() || n <= 0 || !is_tcp(sk))
 		return 0;
 	note_io(sk, EVIDENCE_WRITE, own_by_io && first_write(sk, n));
 	return 0;

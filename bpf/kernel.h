@@ -6,16 +6,25 @@
 #ifndef KERNEL_H
 #define KERNEL_H
 
+#define AF_UNIX	      1
 #define AF_INET	      2
 #define AF_INET6      10
 #define IPPROTO_TCP   6
 #define IPPROTO_MPTCP 262
 #define MSG_PEEK      2
+#define MAX_U32	      0xffffffffU
 #define PF_KTHREAD    0x00200000
+#define PF_EXITING    0x00000004
 #define PF_IO_WORKER  0x00000010
 #define VM_EXEC	      0x00000004
 #define EBUSY	      16
 #define SHUTDOWN_MASK 3 /* of sk_shutdown: both ways */
+
+/*
+ * The verifier goes through all steps of a loop, and gives up after a thousand. Long loops
+ * are several of so many steps, each in a global function: it looks at those once.
+ */
+#define LOOP_STEPS 64
 
 enum tcp_state {
 	TCP_ESTABLISHED = 1,
@@ -91,6 +100,8 @@ struct sock_common {
 	union {
 		unsigned long skc_flags;
 	};
+	__u32 skc_tw_rcv_nxt; /* of a mini-socket in TIME_WAIT or FIN_WAIT2 */
+	__u32 skc_tw_snd_nxt;
 };
 
 struct kernfs_node {
@@ -146,8 +157,20 @@ struct socket_alloc {
 	struct inode vfs_inode;
 };
 
+struct sk_buff {
+	struct sk_buff *next;
+	struct sock *sk;
+	char cb[48];
+};
+
+struct sk_buff_head {
+	struct sk_buff *next;
+	__u32 qlen;
+};
+
 struct sock {
 	struct sock_common __sk_common;
+	struct sk_buff_head sk_receive_queue;
 	struct {
 		atomic_t rmem_alloc;
 	} sk_backlog;
@@ -165,8 +188,13 @@ struct inet_sock {
 	__be16 inet_sport;
 };
 
+struct request_sock_queue {
+	struct request_sock *rskq_accept_head;
+};
+
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	struct request_sock_queue icsk_accept_queue;
 	void *icsk_ulp_data;
 	struct {
 		__u32 lrcvtime;
@@ -202,6 +230,8 @@ struct tcp_timewait_sock {
 
 struct request_sock {
 	struct sock_common __req_common;
+	struct request_sock *dl_next; /* in an accept queue */
+	struct sock *sk;	      /* the child */
 };
 
 struct inet_request_sock {
@@ -219,6 +249,25 @@ struct mptcp_sock {
 
 struct mptcp_subflow_context {
 	struct sock *conn;
+};
+
+struct upid {
+	int nr;
+};
+
+struct pid {
+	struct upid numbers[1];
+};
+
+struct scm_fp_list {
+	short count;
+	struct file *fp[1];
+};
+
+/* What a unix socket keeps in sk_buff.cb. */
+struct unix_skb_parms {
+	struct pid *pid;
+	struct scm_fp_list *fp;
 };
 
 struct mm_struct {
@@ -341,6 +390,17 @@ static __always_inline __u64 inode_of(struct sock *sk)
 	return BPF_CORE_READ(alloc, vfs_inode.i_ino);
 }
 
+/*
+ * What a program opens has a file before it is connected, and until nobody refers to it. The
+ * kernel makes sockets for itself without one.
+ */
+static __always_inline bool is_kernels(struct sock *sk)
+{
+	struct socket *socket = sk->sk_socket;
+
+	return socket && !BPF_CORE_READ(socket, file);
+}
+
 #define USER32_CS      0x23 /* x86: the code segment of 32-bit programs */
 #define PSR_MODE32_BIT 0x10 /* arm64 */
 
@@ -410,13 +470,15 @@ static __always_inline __u64 inode_of_untrusted(struct sock *sk)
 	return alloc ? BPF_CORE_READ(alloc, vfs_inode.i_ino) : 0;
 }
 
-static __always_inline bool is_tcp(struct sock *sk)
+static __always_inline bool is_tcp_kind(__u16 family, __u16 protocol)
 {
-	__u16 family = sk->__sk_common.skc_family;
-	__u16 protocol = sk->sk_protocol;
-
 	return (family == AF_INET || family == AF_INET6) &&
 	       (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
+}
+
+static __always_inline bool is_tcp(struct sock *sk)
+{
+	return is_tcp_kind(sk->__sk_common.skc_family, sk->sk_protocol);
 }
 
 static __always_inline bool is_subflow(struct tcp_sock *tp)

@@ -61,6 +61,8 @@ static __always_inline int on_exec(struct task_struct *task)
 	__u32 parent = task->real_parent->tgid;
 	bool known = had_sockets(life.tgid);
 
+	if (family_root && is_relative(task))
+		add_relative(task);
 	if (known)
 		forget(life.tgid);
 	/* It may be gone in a moment: do not wait for the reader to come by. */

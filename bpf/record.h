@@ -141,4 +141,16 @@ static __always_inline __u32 unread(struct tcp_sock *tp)
 	return tp->rcv_nxt - tp->copied_seq;
 }
 
+/* The same of any socket that is connected. */
+static __always_inline __u32 unread_of(struct sock *sk, struct tcp_sock *tp)
+{
+	__u32 data;
+
+	if (tp)
+		return unread(tp);
+	data = unread_mptcp(sk);
+	/* Data that waits is followed by the end of data. */
+	return data + !!data;
+}
+
 #endif

@@ -23,36 +23,46 @@ static __always_inline __u64 ktime_of_ticks(__u64 now, __u32 stamp)
 	return age + TICKS_LATE < now ? now - age : TICKS_LATE + 1;
 }
 
+/* The last and the first moment at which a socket can have entered its state. */
+struct dwell {
+	__u64 since;
+	__u64 earliest;
+};
+
 /*
  * A socket that was there before us. In CLOSE_WAIT the FIN came at the last ACK
  * or before it, and not before the last data.
  */
-static __always_inline void baseline_dwell(struct record *rec,
+static __always_inline void baseline_dwell(struct dwell *to, __u8 state,
 					   struct tcp_sock *tp, __u64 now)
 {
 	__u32 last_data;
 
-	rec->since = now;
-	rec->earliest = 0;
-	rec->bound = BOUND_AT_LEAST;
-	if (!tp || rec->state != TCP_CLOSE_WAIT)
+	to->since = now;
+	to->earliest = 0;
+	if (!tp || state != TCP_CLOSE_WAIT)
 		return;
 	last_data = tp->inet_conn.icsk_ack.lrcvtime;
-	rec->since = ktime_of_ticks(now, tp->rcv_tstamp) + TICKS_LATE;
-	if (rec->since > now)
-		rec->since = now;
+	to->since = ktime_of_ticks(now, tp->rcv_tstamp) + TICKS_LATE;
+	if (to->since > now)
+		to->since = now;
 	if (last_data)
-		rec->earliest = ktime_of_ticks(now, last_data) - TICKS_LATE;
+		to->earliest = ktime_of_ticks(now, last_data) - TICKS_LATE;
 }
 
 static __always_inline void baseline(struct record *rec, struct sock *sk,
 				     struct tcp_sock *tp, __u64 now)
 {
+	struct dwell dwell;
+
 	identify(rec, sk);
 	rec->flags = RECORD_BASELINE;
 	rec->state = sk->__sk_common.skc_state;
 	remember_flow(rec, sk);
-	baseline_dwell(rec, tp, now);
+	baseline_dwell(&dwell, rec->state, tp, now);
+	rec->since = dwell.since;
+	rec->earliest = dwell.earliest;
+	rec->bound = BOUND_AT_LEAST;
 }
 
 /* Who watches gives every socket a record; who looks once takes what is there. */
@@ -93,6 +103,8 @@ static __always_inline void row_of_record(struct socket_row *row,
 	row->eof_at = rec->eof_at;
 	row->eof_task = rec->eof_task;
 	row->owner = rec->owner;
+	row->user = rec->user;
+	row->user_evidence = rec->user_evidence;
 	__builtin_memcpy(row->stacks, rec->stacks, sizeof(row->stacks));
 	row->direction = rec->direction;
 	row->evidence = rec->evidence;
@@ -108,14 +120,10 @@ static __always_inline void row_queues(struct socket_row *row, struct sock *sk,
 		row->recv_q = sk->sk_ack_backlog;
 		row->send_q = sk->sk_max_ack_backlog;
 		row->flags |= SOCKET_QUEUES;
-	} else if (sk->sk_protocol == IPPROTO_MPTCP) {
-		row->recv_q = unread_mptcp(sk);
-		/* Data that waits is followed by the end of data. */
-		row->recv_q += !!row->recv_q;
-		row->flags |= SOCKET_QUEUES;
-	} else if (tp) {
-		row->recv_q = unread(tp);
-		row->send_q = tp->write_seq - tp->snd_una;
+	} else if (tp || sk->sk_protocol == IPPROTO_MPTCP) {
+		row->recv_q = unread_of(sk, tp);
+		if (tp)
+			row->send_q = tp->write_seq - tp->snd_una;
 		row->flags |= SOCKET_QUEUES;
 	}
 }
@@ -161,19 +169,25 @@ static __always_inline void row_of_sock(struct socket_row *row, struct sock *sk,
 		row->flags |= SOCKET_KEEPALIVE;
 	if (sock_flag(sk, SOCK_DONE))
 		row->flags |= SOCKET_FIN_RECEIVED;
+	if (is_kernels(sk))
+		row->flags |= SOCKET_KERNEL;
 	row_queues(row, sk, tp);
 	if (!tp || row->state == TCP_LISTEN)
 		return;
+	row->listener = listener_of(sk);
+	row->snd_nxt = tp->snd_nxt;
+	row->rcv_nxt = tp->rcv_nxt;
+	row->flags |= SOCKET_SEQ;
 	row_subflow(row, tp);
 	row_traffic(row, tp);
 }
 
-static __always_inline void emit_socket(struct seq_file *seq, struct sock *sk,
-					struct tcp_sock *tp,
-					const struct record *rec)
+static __noinline void emit_socket(struct seq_file *seq, struct sock *sk,
+				   struct tcp_sock *tp,
+				   const struct record *rec)
 {
 	struct socket_row row = {.kind = ROW_SOCKET};
-	struct record unseen = {};
+	struct dwell dwell;
 
 	row.at = bpf_ktime_get_ns();
 	row_of_sock(&row, sk, tp);
@@ -183,11 +197,10 @@ static __always_inline void emit_socket(struct seq_file *seq, struct sock *sk,
 			row.sent_after_fin = written(tp) - rec->sent_at_fin;
 	} else {
 		row.flags |= SOCKET_BASELINE;
-		unseen.state = row.state;
-		baseline_dwell(&unseen, tp, row.at);
-		row.since = unseen.since;
-		row.earliest = unseen.earliest;
-		row.bound = unseen.bound;
+		baseline_dwell(&dwell, row.state, tp, row.at);
+		row.since = dwell.since;
+		row.earliest = dwell.earliest;
+		row.bound = BOUND_AT_LEAST;
 	}
 	if (!row.flow.lport || !row.flow.rport)
 		fill_flow(&row.flow, &sk->__sk_common);
@@ -197,14 +210,9 @@ static __always_inline void emit_socket(struct seq_file *seq, struct sock *sk,
 		bpf_seq_write(seq, &row, sizeof(row));
 }
 
-static __always_inline bool wanted_row(__u8 state)
-{
-	return snapshot_states & (1U << (state & 31));
-}
-
 /* Mini-sockets have no storage, no owner and no cookie of their own. */
-static __always_inline void emit_mini(struct seq_file *seq,
-				      struct sock_common *skc, __u8 state)
+static __noinline void emit_mini(struct seq_file *seq, struct sock_common *skc,
+				 __u8 state)
 {
 	struct socket_row row = {.kind = ROW_SOCKET};
 
@@ -214,6 +222,12 @@ static __always_inline void emit_mini(struct seq_file *seq,
 	row.state = state;
 	row.protocol = IPPROTO_TCP;
 	row.flags = SOCKET_BASELINE;
+	/* A connection request has its numbers elsewhere, and no peer that knows it. */
+	if (state != TCP_NEW_SYN_RECV) {
+		row.snd_nxt = skc->skc_tw_snd_nxt;
+		row.rcv_nxt = skc->skc_tw_rcv_nxt;
+		row.flags |= SOCKET_SEQ;
+	}
 	fill_flow(&row.flow, skc);
 	if (wanted_flow(&row.flow))
 		bpf_seq_write(seq, &row, sizeof(row));
@@ -239,6 +253,8 @@ static __always_inline int on_tcp_row(struct seq_file *seq,
 	tp = bpf_skc_to_tcp_sock(skc);
 	if (!tp)
 		return 0;
+	if (skc->skc_state == TCP_LISTEN && ((struct sock *)tp)->sk_ack_backlog)
+		remember_queue((struct sock *)tp, tp);
 	rec = snapshot_record((struct sock *)tp, tp);
 	if (rec)
 		adopt_accepted(rec);
@@ -254,10 +270,9 @@ static __always_inline bool is_zombie(struct sock *sk)
 	       sk->__sk_common.skc_dport;
 }
 
-static __always_inline void emit_holder(struct seq_file *seq,
-					struct task_struct *task, __u32 fd,
-					struct sock *sk,
-					const struct record *rec)
+static __noinline void emit_holder(struct seq_file *seq,
+				   struct task_struct *task, __u32 fd,
+				   struct sock *sk, const struct record *rec)
 {
 	struct holder_row row = {.kind = ROW_HOLDER};
 
@@ -306,7 +321,11 @@ static __always_inline int on_file_row(struct seq_file *seq,
 	if (!socket || !task)
 		return 0;
 	sk = socket->sk;
-	if (!sk || !is_tcp(sk))
+	if (!sk)
+		return 0;
+	if (may_pass(sk))
+		emit_passed(seq, task, fd, sk);
+	if (!is_tcp(sk))
 		return 0;
 	state = sk->__sk_common.skc_state;
 	if (state != TCP_LISTEN && !wanted_row(state))

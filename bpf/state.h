@@ -70,6 +70,7 @@ static __always_inline void fill_transition(struct transition *t,
 	t->cookie = rec->cookie;
 	t->flow = rec->flow;
 	t->owner = rec->owner;
+	t->user = rec->user.tgid;
 	__builtin_memcpy(t->stacks, rec->stacks, sizeof(t->stacks));
 	t->direction = rec->direction;
 	t->evidence = rec->evidence;
@@ -121,16 +122,6 @@ static __always_inline bool makes_time_wait(struct sock *sk, struct record *rec,
 	       sk->sk_protocol == IPPROTO_TCP &&
 	       (old == TCP_FIN_WAIT2 || old == TCP_CLOSING) &&
 	       !(rec && rec->flags & RECORD_TIME_WAIT);
-}
-
-static __always_inline void send_time_wait(const struct transition *t,
-					   __u8 flags)
-{
-	struct transition tw = *t;
-
-	tw.new_state = TCP_TIME_WAIT;
-	tw.flags |= flags;
-	send(&tw);
 }
 
 static __always_inline void advance(struct record *rec, struct sock *sk,
@@ -187,6 +178,38 @@ static __always_inline bool is_closing(struct sock *sk, int old, int new)
 	       !sk->sk_err && sk->sk_shutdown == SHUTDOWN_MASK;
 }
 
+static __always_inline void fill_closer(struct transition *t, struct sock *sk)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	if (current_is_kthread() || !is_closing(sk, t->old_state, t->new_state))
+		return;
+	t->closer = task->tgid;
+	if (task->flags & PF_EXITING)
+		t->flags |= TRANSITION_EXITING;
+}
+
+/* How a wait stands when it ends: whatever was unread then is lost. */
+static __always_inline void fill_wait(struct transition *t,
+				      const struct record *rec, struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	__u64 sent;
+
+	t->recv_q = unread_of(sk, tp);
+	if (!rec)
+		return;
+	if (rec->eof_at)
+		t->flags |= TRANSITION_EOF_SEEN;
+	if (rec->flags & RECORD_WATCHED)
+		t->flags |= TRANSITION_WATCHED;
+	if (!tp || !(rec->flags & RECORD_SENT))
+		return;
+	sent = written(tp) - rec->sent_at_fin;
+	t->sent_after_fin = sent < MAX_U32 ? sent : MAX_U32;
+	t->flags |= TRANSITION_SENT;
+}
+
 static __always_inline bool ends_stuck_wait(struct sock *sk, int old)
 {
 	struct record *rec = record_get(sk);
@@ -235,8 +258,17 @@ static __noinline void transit(struct sock *sk, int old, int new, __u64 stack)
 	} else {
 		fill_without_record(&t, sk);
 	}
-	if (makes_time_wait(sk, rec, old, new))
-		send_time_wait(&t, TRANSITION_INFERRED);
+	if (old == TCP_CLOSE_WAIT)
+		fill_wait(&t, rec, sk);
+	fill_closer(&t, sk);
+	if (makes_time_wait(sk, rec, old, new)) {
+		t.new_state = TCP_TIME_WAIT;
+		t.flags |= TRANSITION_INFERRED;
+		send(&t);
+		/* A second one would leave no room on the BPF stack. */
+		t.new_state = new;
+		t.flags &= ~TRANSITION_INFERRED;
+	}
 	send(&t);
 }
 

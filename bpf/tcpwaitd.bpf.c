@@ -24,10 +24,13 @@
 #include "python.h"
 #include "unwind.h"
 #include "stack.h"
+#include "family.h"
 #include "life.h"
 #include "state.h"
 #include "accept.h"
 #include "io.h"
+#include "passed.h"
+#include "queue.h"
 #include "snapshot.h"
 #include "threads.h"
 
@@ -37,6 +40,9 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 const struct transition *unused_transition __attribute__((unused));
 const struct socket_row *unused_socket_row __attribute__((unused));
 const struct holder_row *unused_holder_row __attribute__((unused));
+const struct passed_row *unused_passed_row __attribute__((unused));
+const struct relative *unused_relative __attribute__((unused));
+const struct comm *unused_comm __attribute__((unused));
 const struct stack *unused_stack __attribute__((unused));
 const struct raw_stack *unused_raw_stack __attribute__((unused));
 const struct life *unused_life __attribute__((unused));
@@ -162,6 +168,22 @@ int dump_mappings(struct bpf_iter__task_vma *ctx)
 	struct task_struct *task = ctx->task;
 
 	return task && vma ? on_mapping(ctx->meta->seq, task, vma) : 0;
+}
+
+/* The tasks that make up a family when the watching begins. */
+SEC("iter/task")
+int dump_family(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+
+	return task ? on_relative(task) : 0;
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(process_fork, struct task_struct *parent,
+	     struct task_struct *child)
+{
+	return on_fork(parent, child);
 }
 
 SEC("tp_btf/sched_process_exec")

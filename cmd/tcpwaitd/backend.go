@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/pipeline"
 )
@@ -13,6 +14,7 @@ var _ backend = (*pipeline.Engine)(nil)
 func openBackend(_ context.Context, c backendConfig) (backend, error) {
 	cfg := pipeline.Config{
 		Now: c.Now, SyscallAccept: c.SyscallAccept, Stacks: c.Stacks, Lines: c.Lines, Debuginfod: c.Debuginfod,
+		CRIEndpoint: os.Getenv(pipeline.CRIEndpointEnv),
 	}
 	cfg.Log = slog.New(slog.NewTextHandler(c.Messages, &slog.HandlerOptions{
 		Level: level(c.Verbose), ReplaceAttr: dropTime,

@@ -33,7 +33,7 @@ func completeFields(root *cobra.Command) {
 		return completions(done, fieldNames(cmd)), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 	})
 	_ = root.RegisterFlagCompletionFunc("sort", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
-		if cmd.Name() == "tail" {
+		if cmd.Name() == "tail" || cmd.Name() == "kill" {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		descending := typed[:len(typed)-len(strings.TrimPrefix(typed, "-"))]
@@ -62,6 +62,8 @@ func fieldNames(cmd *cobra.Command) []string {
 		return report.TransitionFields()
 	case "diagnose":
 		return report.SuspectFields()
+	case "kill":
+		return report.KillFields()
 	case "doctor":
 		return report.CheckFields()
 	case "states":

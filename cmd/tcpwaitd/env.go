@@ -27,6 +27,11 @@ type backend interface {
 	Diagnose(ctx context.Context, q pipeline.DiagnoseQuery) (*pipeline.Diagnosed, error)
 	// Explain tells all that is known of one process or socket.
 	Explain(ctx context.Context, q pipeline.ExplainQuery) (*pipeline.Explained, error)
+	// Exec lets a command run and judges its sockets.
+	Exec(ctx context.Context, q pipeline.ExecQuery) (*pipeline.Executed, error)
+	// Kill destroys sockets and gives each in turn to the sink. A context that ends early is no
+	// error.
+	Kill(ctx context.Context, q pipeline.KillQuery, sink pipeline.KillSink) (*pipeline.Killed, error)
 	States(ctx context.Context, q pipeline.StatesQuery) (*pipeline.StateCounts, error)
 	// Doctor works without privileges: what it may not see is a failed check.
 	Doctor(ctx context.Context) (*record.Doctor, error)

@@ -30,7 +30,9 @@ func explainCommand(a *app) *cobra.Command {
 		Use:   "explain PID|COOKIE",
 		Short: "Tell all that is known of one process or one socket",
 		Long: `Tell all that is known of one process or one socket: what happened when, who holds it,
-where in the code, why it is not closed, what would end it, and what to do.
+where in the code, why it is not closed, what would end it, and what to do. The other end
+of a connection is shown if it is on this host, in whatever network namespace, together
+with how it is known to be that. What nobody saw is said to be unknown.
 
 The number is a process if there is one, otherwise the cookie of a socket, as list -o
 wide shows it; pid:1234 and cookie:1234 say which. A process is judged as diagnose does,
@@ -146,7 +148,7 @@ func explainWriter(o report.Options) (func(io.Writer, *pipeline.Explained) error
 	out, err := report.NewExplain(o)
 	return func(w io.Writer, x *pipeline.Explained) error {
 		return out.Write(w, &report.Explanation{
-			Process: &x.Process, Socket: x.Socket, Cases: x.Cases, States: x.States, Facts: &x.Facts,
+			Process: &x.Process, Socket: x.Socket, Cases: x.Cases, States: x.States, Facts: &x.Facts, Access: x.Access,
 			Observed: x.Observed, Loss: x.Loss, UnreadNetns: x.UnreadNetns, Notes: x.Notes,
 		})
 	}, err

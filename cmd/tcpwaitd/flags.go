@@ -30,7 +30,7 @@ func (ff *filterFlags) bind(cmd *cobra.Command, states string) {
 	f.BoolVarP(&ff.IPv6, "ipv6", "6", false, "IPv6 only")
 	f.StringSliceVar(&ff.States, "state", strings.Split(states, ","), "TCP states (close-wait,last-ack), or all")
 	f.StringSliceVar(&ff.Netns, "netns", nil, "network namespace: inode number, name or path")
-	f.StringSliceVar(&ff.Containers, "container", nil, "container id, or its beginning")
+	f.StringSliceVar(&ff.Containers, "container", nil, "container: beginning of the id, or name, or a glob such as 'web*'")
 	f.StringSliceVar(&ff.Cgroups, "cgroup", nil, "control group and all below it (/system.slice)")
 	f.StringVar(&ff.Direction, "direction", "", "in (accepted) or out (connected)")
 	f.DurationVar(&ff.MinDwell, "min-dwell", 0, "at least this long in the state")

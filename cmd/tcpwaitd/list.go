@@ -113,7 +113,9 @@ func (a *app) list(lf *listFlags) error {
 		fmt.Fprintln(a.stderr, withoutWatching)
 	}
 	return a.withBackend(func(ctx context.Context, b backend) error {
-		l, err := b.List(ctx, pipeline.ListQuery{Query: query(f, lf.stuckAt, out.needsFacts), For: lf.watch})
+		q := pipeline.ListQuery{Query: query(f, lf.stuckAt, out.needsFacts), For: lf.watch}
+		q.Peers = out.needsPeers || strings.Contains(lf.Where, "peer")
+		l, err := b.List(ctx, q)
 		if err != nil {
 			return err
 		}
@@ -133,8 +135,8 @@ func (a *app) list(lf *listFlags) error {
 
 // listWriter writes sockets, groups of them, or a profile.
 type listWriter struct {
-	write      func(io.Writer, *pipeline.Listing) error
-	needsFacts bool
+	write                  func(io.Writer, *pipeline.Listing) error
+	needsFacts, needsPeers bool
 }
 
 func newListWriter(o report.Options, by string) (listWriter, error) {
@@ -155,7 +157,7 @@ func newListWriter(o report.Options, by string) (listWriter, error) {
 		if err != nil {
 			return listWriter{}, err
 		}
-		return listWriter{needsFacts: out.NeedsFacts(), write: func(w io.Writer, l *pipeline.Listing) error {
+		return listWriter{needsFacts: out.NeedsFacts(), needsPeers: out.NeedsPeers(), write: func(w io.Writer, l *pipeline.Listing) error {
 			return out.Write(w, &report.Sockets{Facts: &l.Facts, Cases: l.Cases, Loss: l.Loss, UnreadNetns: l.UnreadNetns})
 		}}, nil
 	}

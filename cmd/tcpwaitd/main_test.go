@@ -214,6 +214,56 @@ func (b *fake) Diagnose(_ context.Context, q pipeline.DiagnoseQuery) (*pipeline.
 	return d, nil
 }
 
+// Exec lets the command run and judges sockets of its own making.
+func (b *fake) Exec(ctx context.Context, q pipeline.ExecQuery) (*pipeline.Executed, error) {
+	if err := q.Release(); err != nil {
+		return nil, err
+	}
+	<-q.Done
+	d, err := b.Diagnose(ctx, pipeline.DiagnoseQuery{Query: pipeline.Query{Threshold: q.Threshold}, For: time.Second})
+	x := &pipeline.Executed{Diagnosed: *d}
+	if b.verdict != diagnosis.Clean {
+		x.Unclosed, x.Longest, x.Alive = 23, time.Minute, []event.Task{leaker}
+	}
+	return x, err
+}
+
+// Kill does as it is told, but finds socket 2 gone.
+func (b *fake) Kill(ctx context.Context, q pipeline.KillQuery, sink pipeline.KillSink) (*pipeline.Killed, error) {
+	facts := fakeFacts(0)
+	k := &pipeline.Killed{Actions: map[record.KillAction]int{}}
+	cases := fakeCases()
+	if q.Yes && len(cases) > q.Limit {
+		return nil, &pipeline.LimitError{Chosen: len(cases), Limit: q.Limit}
+	}
+	for i := range cases {
+		c := &cases[i]
+		if !q.Filter.MatchCase(c, &facts) || len(q.Cookies) > 0 && !slices.Contains(q.Cookies, c.Cookie) {
+			continue
+		}
+		if k.Chosen++; ctx.Err() != nil {
+			continue
+		}
+		o := record.KillOutcome{At: fakeClock.Wall, State: c.State, Action: record.KillWouldDestroy}
+		switch {
+		case c.Cookie == 2:
+			o.Action, o.Reason = record.KillSkipped, "it has ended meanwhile"
+		case q.Yes:
+			o.Action = record.KillDestroyed
+		}
+		k.Actions[o.Action]++
+		if err := sink(c, &facts, &o); err != nil {
+			return k, err
+		}
+	}
+	for _, c := range q.Cookies {
+		if c > 3 {
+			k.Missing = append(k.Missing, c)
+		}
+	}
+	return k, nil
+}
+
 func (b *fake) States(_ context.Context, q pipeline.StatesQuery) (*pipeline.StateCounts, error) {
 	c := &pipeline.StateCounts{Clock: fakeClock}
 	c.All[event.CloseWait] = 23
@@ -237,6 +287,10 @@ type unprivileged struct{ fake }
 
 func (b *unprivileged) Tail(context.Context, pipeline.Query, pipeline.Stream) error {
 	return &pipeline.CannotRunError{Cause: "CAP_BPF is missing", Cure: "run as root"}
+}
+
+func (b *unprivileged) Exec(context.Context, pipeline.ExecQuery) (*pipeline.Executed, error) {
+	return nil, &pipeline.CannotRunError{Cause: "CAP_BPF is missing", Cure: "run as root"}
 }
 
 func (b *fake) Close() error { return nil }

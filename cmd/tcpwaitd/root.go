@@ -19,6 +19,8 @@ func commands() []func(*app) *cobra.Command {
 		listCommand,
 		diagnoseCommand,
 		explainCommand,
+		execCommand,
+		killCommand,
 		statesCommand,
 		doctorCommand,
 		versionCommand,

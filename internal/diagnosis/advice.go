@@ -54,44 +54,88 @@ func advise(p *Process) {
 		return
 	}
 	for i := range p.Groups {
+		if g := &p.Groups[i]; g.Cause != HalfClose {
+			p.Advice = appendNew(p.Advice, AdviceFor(g.Cause))
+		}
+	}
+	p.Advice = append(p.Advice, noCure, noKill)
+	p.SetCommands(Access{})
+}
+
+// SocketAdvice is the advice for one socket.
+func SocketAdvice(c *Case) []string {
+	advice := appendNew(nil, AdviceFor(c.Cause))
+	if c.Cause == None || c.Cause == HalfClose {
+		return advice
+	}
+	return append(advice, noCure, noKill)
+}
+
+// Access says how commands get to what they look at. The zero value is for sockets of our
+// own namespace and programs in unknown languages.
+type Access struct {
+	// Enter returns what to put before a command that shall run in a network namespace,
+	// "" for our own; ok is false if there is no way in. A process with such a socket helps.
+	Enter func(netns, pid uint32) (before string, ok bool)
+	// Runtime returns the language world of a process as frames name it, "" unknown.
+	Runtime func(pid uint32) string
+}
+
+func (a *Access) enter(netns, pid uint32) (string, bool) {
+	if a.Enter == nil {
+		return "", true
+	}
+	return a.Enter(netns, pid)
+}
+
+// SetCommands sets what to run next to look further at a process that is not clean.
+func (p *Process) SetCommands(a Access) {
+	p.Commands = nil
+	if p.Verdict == Clean {
+		return
+	}
+	pid := p.Task.Pid
+	for i := range p.Groups {
 		g := &p.Groups[i]
 		if g.Cause == HalfClose {
 			continue
 		}
-		p.Advice = appendNew(p.Advice, AdviceFor(g.Cause))
-		for _, c := range commandsFor(g.Cause, g.Site, p.Task.Pid) {
-			p.Commands = appendNew(p.Commands, c)
+		if before, ok := a.enter(g.netns(), pid); ok && g.Cause != ZombieFD {
+			p.Commands = appendNew(p.Commands, before+g.ssCommand())
+		}
+		p.Commands = appendNew(p.Commands, listCommand(g.Cause, g.Site, pid))
+		if pid == 0 {
+			continue
+		}
+		p.Commands = appendNew(p.Commands, fmt.Sprintf("tcpwaitd explain %d", pid))
+		if g.Cause != Unaccepted && g.Cause != InFlight {
+			p.Commands = appendNew(p.Commands, fmt.Sprintf("ls -l /proc/%d/fd", pid))
 		}
 	}
-	p.Advice = append(p.Advice, noCure, noKill)
+	p.Commands = appendNew(p.Commands, threadsCommand(&a, pid))
 }
 
-// commandsFor returns what to look at next.
-func commandsFor(c Cause, site Site, pid uint32) []string {
-	var commands []string
-	switch {
-	case c == Unaccepted:
-		commands = []string{fmt.Sprintf("ss -tlnp '( sport = :%d )'", site.Port)}
-	case c != ZombieFD:
-		commands = []string{ssCommand(site)}
+// netns is the namespace of the group's sockets; of several it is that of the first.
+func (g *Group) netns() uint32 {
+	if len(g.Cases) == 0 {
+		return 0
 	}
-	commands = append(commands, listCommand(c, site, pid))
-	if pid == 0 {
-		return commands
-	}
-	commands = append(commands, fmt.Sprintf("tcpwaitd explain %d", pid))
-	if c != Unaccepted {
-		commands = append(commands, fmt.Sprintf("ls -l /proc/%d/fd", pid))
-	}
-	return commands
+	return g.Cases[0].Flow.Netns
 }
 
-func ssCommand(site Site) string {
+func (g *Group) ssCommand() string {
+	kind := "t"
+	if len(g.Cases) > 0 && g.Cases[0].Flow.Protocol == event.MPTCP {
+		kind = "M"
+	}
 	end := "sport"
-	if site.Direction == event.Out {
+	switch {
+	case g.Cause == Unaccepted:
+		return fmt.Sprintf("ss -tlnp '( sport = :%d )'", g.Site.Port)
+	case g.Site.Direction == event.Out:
 		end = "dport"
 	}
-	return fmt.Sprintf("ss -tanp state close-wait '( %s = :%d )'", end, site.Port)
+	return fmt.Sprintf("ss -%sanp state close-wait '( %s = :%d )'", kind, end, g.Site.Port)
 }
 
 func listCommand(c Cause, site Site, pid uint32) string {
@@ -107,6 +151,78 @@ func listCommand(c Cause, site Site, pid uint32) string {
 	default:
 		return command + fmt.Sprintf(" -L %d", site.Port)
 	}
+}
+
+// threadsCommand shows where the threads of a process stand, by the usual tool for its
+// language; "" if that is not known. It stops the process for a moment and changes nothing.
+func threadsCommand(a *Access, pid uint32) string {
+	if pid == 0 || a.Runtime == nil {
+		return ""
+	}
+	switch a.Runtime(pid) {
+	case "java":
+		return fmt.Sprintf("jstack %d", pid)
+	case "python":
+		return fmt.Sprintf("py-spy dump --pid %d", pid)
+	case "go", "native":
+		return fmt.Sprintf("gdb -p %d -batch -ex 'thread apply all bt'", pid)
+	default:
+		return ""
+	}
+}
+
+// maxLookedAt bounds the processes that commands are printed for.
+const maxLookedAt = 4
+
+// SocketCommands are what to run next to look further at one socket.
+func SocketCommands(c *Case, other *OtherEnd, a Access) []string {
+	var commands []string
+	who := processes(slices.Concat(c.Holders, c.Listeners, c.Fixed))
+	near := c.Blamed.Pid
+	if near == 0 && len(who) > 0 {
+		near = who[0].Pid
+	}
+	if before, ok := a.enter(c.Flow.Netns, near); ok {
+		for _, command := range ssCommands(c) {
+			commands = append(commands, before+command)
+		}
+	}
+	for i := range min(len(c.Holders), maxLookedAt) {
+		commands = append(commands, fmt.Sprintf("ls -l /proc/%d/fd/%d", c.Holders[i].Pid, c.Holders[i].FD))
+	}
+	for i := range min(len(c.Passed), maxLookedAt) {
+		commands = append(commands, fmt.Sprintf("ls -l /proc/%d/fd/%d", c.Passed[i].Receiver.Pid, c.Passed[i].FD))
+	}
+	for i := range min(len(who), maxLookedAt) {
+		commands = append(commands, fmt.Sprintf("tcpwaitd explain %d", who[i].Pid))
+		commands = appendNew(commands, threadsCommand(&a, who[i].Pid))
+	}
+	// An MPTCP socket has a number of our own, another one in each run.
+	if c.Cookie != 0 && c.Flow.Protocol != event.MPTCP {
+		commands = append(commands, fmt.Sprintf("tcpwaitd explain --for 30s cookie:%d", c.Cookie))
+		if other.Cookie != 0 {
+			commands = append(commands, fmt.Sprintf("tcpwaitd explain cookie:%d", other.Cookie))
+		}
+	}
+	return commands
+}
+
+// ssCommands show the socket, or the queue it waits in. Closed ones ss does not list.
+func ssCommands(c *Case) []string {
+	local, remote := c.Flow.Local.Port(), c.Flow.Remote.Port()
+	switch {
+	case c.State == event.Close || local == 0:
+		return nil
+	case c.Flow.Protocol == event.MPTCP:
+		return []string{fmt.Sprintf("ss -Mane '( sport = :%d and dport = :%d )'", local, remote)}
+	case c.State == event.Listen:
+		return []string{fmt.Sprintf("ss -tlnpe '( sport = :%d )'", local)}
+	}
+	commands := []string{fmt.Sprintf("ss -tanpoei '( sport = :%d and dport = :%d )'", local, remote)}
+	if c.Cause == Unaccepted {
+		commands = append(commands, fmt.Sprintf("ss -tlnp '( sport = :%d )'", local))
+	}
+	return commands
 }
 
 func appendNew(all []string, s string) []string {

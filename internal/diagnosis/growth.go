@@ -9,47 +9,39 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 )
 
-// proof is what it takes to call waits of one cause a leak.
+// proof is what waits of one cause can prove.
 type proof struct {
-	// ages: the entry times of the present waits can be enough. Not so where a bounded
-	// pool leaves the same traces.
+	// pool: a bounded pool leaves the same traces, so growth alone proves nothing.
+	pool bool
+	// ages: the entry times of the present waits can be enough.
 	ages bool
-	// net is the least number of waits the window must add, at no fewer than
-	// moments distinct times that span at least quarters fourths of it.
-	net, moments, quarters int
 	// alone: growth without a stuck wait is at least suspicious.
 	alone bool
 }
 
 // proofOf: who was told of the EOF, or let data pile up, and keeps the socket has no
-// excuse. Unread EOF is how every idle pool looks, so there it takes more.
+// excuse. Unread EOF is how every idle pool looks.
 func proofOf(c Cause) proof {
-	told := proof{ages: true, net: minNet, moments: minMoments, quarters: 2}
-	pool := proof{net: minNetPool, moments: minNetPool, quarters: 3}
 	switch c {
 	case EOFIgnored, UnreadData:
-		told.alone = true
-		return told
+		return proof{ages: true, alone: true}
 	case HeldElsewhere, ZombieFD:
-		return told
-	case UnreadEOF:
-		pool.alone = true
-		return pool
+		return proof{ages: true}
 	case Unaccepted:
-		told.ages = false
-		return told
+		return proof{}
+	case UnreadEOF:
+		return proof{pool: true, alone: true}
 	default:
-		return pool
+		return proof{pool: true}
 	}
 }
 
-// stricter combines what two causes require.
-func (p proof) stricter(o proof) proof {
-	return proof{
-		ages: p.ages && o.ages, alone: p.alone && o.alone,
-		net: max(p.net, o.net), moments: max(p.moments, o.moments), quarters: max(p.quarters, o.quarters),
-	}
-}
+// Which waits are counted.
+func anyCause(Cause) bool       { return true }
+func noPool(c Cause) bool       { return !proofOf(c).pool }
+func tellsAlone(c Cause) bool   { return proofOf(c).alone }
+func tellsByAge(c Cause) bool   { return proofOf(c).ages }
+func isDescriptor(c Cause) bool { return c != Unaccepted && c != InFlight }
 
 // window is the time a judgement looks at.
 type window struct {
@@ -59,13 +51,21 @@ type window struct {
 
 func (w window) length() time.Duration { return max(0, w.to.Sub(w.from)) }
 
-// rounded is the length for people.
-func (w window) rounded() time.Duration { return w.length().Round(100 * time.Millisecond) }
+// text is the length for people.
+func (w window) text() string { return short(w.length().Round(100 * time.Millisecond)) }
 
 // stuck: the lower bound of the dwell has reached the threshold, and it is not a
 // half-close in use.
 func (w window) stuck(c *Case) bool {
 	return c.Cause != HalfClose && c.Bound != event.BoundUnknown && c.Dwell() >= w.threshold
+}
+
+// cutoffs are the ages from which waits are counted: all, those that outlive quick work,
+// those that outlive slow work, and the stuck.
+func (w window) cutoffs() []time.Duration {
+	all := [cutoffCount]time.Duration{0, w.length() / 10, w.length() / 2, w.threshold}
+	slices.Sort(all[:])
+	return slices.Compact(all[:])
 }
 
 // entry is the interval in which a wait began: a point if it was watched, open to
@@ -122,12 +122,161 @@ type siteWaits struct {
 	closed Closed
 }
 
+// change is how the number of waits older than the cutoff changed in the window.
+type change struct {
+	cutoff time.Duration
+	// came reached the cutoff in the window and are open, with of them fill a descriptor; gone
+	// were older than it when the window began, and have ended. ended are all that have ended
+	// at such an age, those that also came in the window included.
+	came, with, gone, ended int
+	moments
+	// first is when the first of them came.
+	first event.KTime
+	// silence is the time since the last that came, or since any began, at most.
+	silence    time.Duration
+	dispersion float64
+}
+
+func (c change) net() int { return c.came - c.gone }
+
+// change counts the waits whose cause counts. Zombies are left out, for nobody reports
+// their end.
+func (s *siteWaits) change(w window, cutoff time.Duration, counts func(Cause) bool) change {
+	ch := change{cutoff: cutoff, gone: s.closed.goneFrom(cutoff), ended: s.closed.lasted.from(cutoff)}
+	var entries []entry
+	var last, youngest event.KTime
+	for _, c := range s.waits {
+		e := entryOf(c)
+		if !counts(c.Cause) || c.Cause == ZombieFD || e.lo == 0 {
+			continue
+		}
+		youngest = max(youngest, e.lo)
+		if e.lo.Add(cutoff) < w.from || e.hi.Add(cutoff) > w.to {
+			continue
+		}
+		entries = append(entries, e)
+		last = max(last, e.lo.Add(cutoff))
+		if first := e.hi.Add(cutoff); ch.first == 0 || first < ch.first {
+			ch.first = first
+		}
+		if isDescriptor(c.Cause) {
+			ch.with++
+		}
+	}
+	ch.came = len(entries)
+	ch.dispersion = dispersion(entries, w, cutoff)
+	ch.moments = momentsOf(entries, max(minApart, w.length()/windowMoments))
+	ch.silence = w.to.Sub(min(last, youngest))
+	return ch
+}
+
+// dispersion is the ratio of variance to mean of the numbers that came in equal parts of
+// the window: 1 for a Poisson process, more for batches. Never below 1.
+func dispersion(entries []entry, w window, cutoff time.Duration) float64 {
+	part := w.length() / dispersionSlots
+	if len(entries) == 0 || part == 0 {
+		return 1
+	}
+	var counts [dispersionSlots]float64
+	for _, e := range entries {
+		counts[min(int(max(0, e.hi.Add(cutoff).Sub(w.from))/part), dispersionSlots-1)]++
+	}
+	mean, squares := float64(len(entries))/dispersionSlots, 0.0
+	for _, n := range counts {
+		squares += (n - mean) * (n - mean)
+	}
+	return max(1, squares/(dispersionSlots-1)/mean)
+}
+
+// chance is the probability of such a change or a larger one where the population is
+// bounded. Those that came and those that are gone are then alike, and each of the events
+// is one or the other with probability 1/2. Those that came and went count as gone as well:
+// so a program that has only just begun to close is given its due.
+func (c change) chance() float64 { return atLeast(c.n+c.ended, c.n, 0.5) }
+
+// steady: it was no wave. The moments span the window and reach up to its end.
+func (c change) steady(w window) bool {
+	return minSpan*c.span >= w.length() && c.silence*time.Duration(c.n) <= quiet*w.length()
+}
+
+// reachesBack: those that count stand in one stream from the newcomers back to the stuck,
+// with no hole in it. What comes and goes within less than the threshold is nobody's
+// fault, however it swells meanwhile; and of what has stopped only the past grows older.
+func (s *siteWaits) reachesBack(ch change, w window, counts func(Cause) bool) bool {
+	hole := max(w.threshold/holes, 2*quiet*w.length()/time.Duration(ch.n))
+	var ages []time.Duration
+	for _, c := range s.waits {
+		if counts(c.Cause) && c.Bound != event.BoundUnknown {
+			ages = append(ages, c.Dwell())
+		}
+	}
+	slices.Sort(ages)
+	stuck := 0
+	for i, age := range ages {
+		if i > 0 && age-ages[i-1] > hole {
+			return false
+		}
+		if age >= w.threshold {
+			if stuck++; stuck == minStuck {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// perMin is the growth in the window with its limits; of all, and of those that fill a
+// descriptor.
+func perMin(c change, w window) (all, with interval) {
+	scale := 1 / w.length().Minutes()
+	gone := poisson(c.gone, c.dispersion)
+	return poisson(c.came, c.dispersion).minus(gone).times(scale), poisson(c.with, c.dispersion).minus(gone).times(scale)
+}
+
+// sinceItBegan is the part of the window since the first came, and the change in it, if
+// before there was silence too long for a steady stream: the leak began while we watched.
+func (c change) sinceItBegan(w window) (change, window) {
+	lead := c.first.Sub(w.from)
+	if c.ended > 0 || lead*time.Duration(c.n) <= quiet*w.length() {
+		return c, w
+	}
+	// The first only says when it began.
+	c.came, c.with = c.came-1, max(0, c.with-1)
+	return c, window{c.first, w.to, w.threshold}
+}
+
+// grows tests the cutoffs and returns the change that is the least likely by chance, and
+// whether growth is shown. If it is not, the change is that of all ages.
+func (s *siteWaits) grows(w window, counts func(Cause) bool) (change, bool) {
+	best, least, shown := change{}, 1.0, false
+	for i, cutoff := range w.cutoffs() {
+		c := s.change(w, cutoff, counts)
+		if i == 0 {
+			best = c
+		}
+		if w.length() == 0 {
+			break
+		}
+		if p := c.chance(); p <= level/cutoffCount && p < least && c.steady(w) {
+			best, least, shown = c, p, true
+		}
+	}
+	return best, shown
+}
+
 // finding is what a site says.
 type finding struct {
 	verdict Verdict
 	why     string
-	// growing: growth was watched.
-	growing bool
+	// rate is the growth per minute where it is shown, fill that of open descriptors.
+	rate, fill *interval
+}
+
+// grown adds the rates of a change that shows growth.
+func (f finding) grown(c change, w window) finding {
+	all, with := perMin(c.sinceItBegan(w))
+	f.rate, f.fill = &all, &with
+	return f
 }
 
 // assess applies the rules at the head of verdict.go to one site.
@@ -138,70 +287,57 @@ func (s *siteWaits) assess(w window) finding {
 			stuck++
 		}
 	}
-	net, need, growing := s.watch(w)
 	if stuck == 0 {
-		if growing && need.alone && net >= minNetAlone && s.closed.N == 0 {
-			why := fmt.Sprintf("%d more in %v and none closed, but none is older than %v yet", net, w.length(), w.threshold)
-			return finding{Suspicious, why, growing}
-		}
-		return finding{verdict: Clean, growing: growing}
+		return s.young(w)
 	}
-	old := fmt.Sprintf("%d older than %v", stuck, w.threshold)
+	old := fmt.Sprintf("%d older than %s", stuck, short(w.threshold))
+	told, toldGrows := s.grows(w, noPool)
+	all, allGrows := s.grows(w, anyCause)
+	aged, agedGrows := s.arriving(w)
 	switch {
 	case s.queueFull(w):
-		return finding{Leaking, old + ", and the accept queue is full: new connections are refused", growing}
+		f := finding{verdict: Leaking, why: old + ", and the accept queue is full: new connections are refused"}
+		if toldGrows {
+			return f.grown(told, w)
+		}
+		return f
 	case s.slow(w):
-		return finding{Suspicious, fmt.Sprintf("%s, but it does close: the longest took %v", old, s.closed.Longest.Round(time.Millisecond)), growing}
-	case growing && stuck >= minStuck:
-		return finding{Leaking, fmt.Sprintf("%s, and %d more in %v", old, net, w.rounded()), growing}
-	case s.arriving(w, net):
-		return finding{Leaking, old + ", and their ages show a steady stream that has not ended", growing}
-	case w.length() > 0 && net <= 0:
-		return finding{Suspicious, fmt.Sprintf("%s, but no growth in %v", old, w.rounded()), growing}
+		return finding{verdict: Suspicious, why: fmt.Sprintf("%s, but it does close: the longest took %s", old, short(s.closed.Longest.Round(time.Millisecond)))}
+	case toldGrows && s.reachesBack(told, w, noPool):
+		return finding{verdict: Leaking, why: fmt.Sprintf("%s, and %d more in %s", old, told.net(), w.text())}.grown(told, w)
+	case allGrows && len(s.waits) > maxPool && s.reachesBack(all, w, anyCause):
+		return finding{verdict: Leaking, why: fmt.Sprintf("%s, and %d more in %s", old, all.net(), w.text())}.grown(all, w)
+	case agedGrows:
+		return finding{verdict: Leaking, why: old + ", and their ages show a steady stream that has not ended", rate: &aged, fill: &aged}
 	default:
-		return finding{Suspicious, old + ", growth not shown", growing}
+		return finding{verdict: Suspicious, why: old + s.doubt(w, all, toldGrows, allGrows)}
 	}
 }
 
-// watch judges the window: how many more waits it left, what their causes require, and
-// whether that is met. Zombies are left out, for nobody reports their end.
-func (s *siteWaits) watch(w window) (net int, need proof, growing bool) {
-	var arrived, overdue []entry
-	need = proof{ages: true, alone: true}
-	for _, c := range s.waits {
-		e := entryOf(c)
-		if c.Cause == ZombieFD || e.lo == 0 || e.lo < w.from {
-			continue
-		}
-		arrived = append(arrived, e)
-		need = need.stricter(proofOf(c.Cause))
-		if w.to.Sub(e.hi) > s.closed.Longest {
-			overdue = append(overdue, e)
-		}
+// doubt says why stuck waits are not called a leak.
+func (s *siteWaits) doubt(w window, all change, toldGrows, allGrows bool) string {
+	switch {
+	case toldGrows || allGrows && len(s.waits) > maxPool:
+		return fmt.Sprintf(", and %d more in %s, but the two need not belong together", all.net(), w.text())
+	case allGrows:
+		return fmt.Sprintf(", and %d more in %s: a leak, or a pool that fills", all.net(), w.text())
+	case w.length() == 0:
+		return ", growth not shown"
+	case all.net() <= 0:
+		return fmt.Sprintf(", but no growth in %s", w.text())
+	default:
+		return fmt.Sprintf(", growth not shown: %d more in %s can be chance", all.net(), w.text())
 	}
-	gone := s.closed.N - s.closed.Opened
-	net = len(arrived) - gone
-	if w.length() == 0 || net <= 0 {
-		return net, need, false
-	}
-	if s.closed.N >= minSample {
-		// Enough ended to know how long it takes at most: those that took longer already
-		// stand out of the coming and going.
-		growing = need.steady(overdue, w)
-	}
-	if gone == 0 || net*net >= noise*(len(arrived)+gone) {
-		growing = growing || net >= need.net && need.steady(arrived, w)
-	}
-	return net, need, growing
 }
 
-// steady: entries enough, at enough moments, over enough of the window.
-func (p proof) steady(entries []entry, w window) bool {
-	if len(entries) < max(1, p.net) {
-		return false
+// young judges a site where nothing is stuck yet.
+func (s *siteWaits) young(w window) finding {
+	c, grows := s.grows(w, tellsAlone)
+	if !grows || s.closed.N > 0 {
+		return finding{verdict: Clean}
 	}
-	m := momentsOf(entries, w.length()/windowMoments)
-	return m.n >= p.moments && 4*m.span >= time.Duration(p.quarters)*w.length()
+	why := fmt.Sprintf("%d more in %s and none closed, but none is older than %s yet", c.net(), w.text(), short(w.threshold))
+	return finding{verdict: Suspicious, why: why}.grown(c, w)
 }
 
 // slow: the site closes waits past the threshold and keeps none much older than those.
@@ -232,47 +368,59 @@ func (s *siteWaits) queueFull(w window) bool {
 	return false
 }
 
-// arriving judges by ages alone: the stuck waits came in a stream, the stream reaches up
-// to the threshold, and beyond it to the present. Young waits prove nothing by
-// themselves: a healthy site has some at any time.
-func (s *siteWaits) arriving(w window, net int) bool {
-	var stuck []entry
+// arriving judges by ages alone: too many of the waits are stuck for a program that closes
+// late, they came in a stream, and the stream reaches up to the threshold and beyond it to
+// the present. Returned is the rate per minute.
+func (s *siteWaits) arriving(w window) (interval, bool) {
+	var stuck, young []entry
 	var youngestStuck, youngest event.KTime
 	var oldest time.Duration
+	net := -len(s.closed.Gone) // what the window added, zombies as well: these are here
 	for _, c := range s.waits {
-		if !proofOf(c.Cause).ages {
+		if !tellsByAge(c.Cause) {
 			continue
 		}
 		e := entryOf(c)
 		youngest = max(youngest, e.lo)
-		if w.stuck(c) {
-			stuck = append(stuck, e)
-			youngestStuck, oldest = max(youngestStuck, e.lo), max(oldest, c.Dwell())
+		if e.lo >= w.from {
+			net++
 		}
+		if !w.stuck(c) {
+			young = append(young, entry{e.hi, e.hi}) // as many moments as can be
+			continue
+		}
+		stuck = append(stuck, e)
+		youngestStuck, oldest = max(youngestStuck, e.lo), max(oldest, c.Dwell())
 	}
-	if len(stuck) < minAged || oldest < minAge*w.threshold || s.thinsOut(stuck, w) {
-		return false
+	if oldest < minAge*w.threshold || oldest == w.threshold || thinsOut(stuck, w) {
+		return interval{}, false
 	}
 	if s.closed.N > 0 && s.closed.Longest >= w.threshold/patience {
 		// Waits of this site do end, and take their time: some will pass any threshold.
-		return false
+		return interval{}, false
 	}
-	m := momentsOf(stuck, w.threshold/ageMoments)
-	if m.n < minAged {
-		return false
+	merge := max(minApart, w.threshold/ageMoments)
+	m := momentsOf(stuck, merge)
+	if tooFew(len(stuck), len(young)) || tooFew(m.n, momentsOf(young, merge).n) {
+		return interval{}, false
 	}
-	quiet := stillArriving * m.span / time.Duration(m.n-1)
-	if w.length() >= quiet && net <= 0 {
+	still := quiet * m.span / time.Duration(m.n-1)
+	if w.length() >= still && net <= 0 {
 		// We watched long enough to see the stream, and saw none.
-		return false
+		return interval{}, false
 	}
-	return w.to.Sub(youngestStuck) <= w.threshold+quiet && w.to.Sub(youngest) <= quiet
+	// The oldest only says when it began.
+	rate := poisson(len(stuck)-1, 1).times(1 / (oldest - w.threshold).Minutes())
+	return rate, w.to.Sub(youngestStuck) <= w.threshold+still && w.to.Sub(youngest) <= still
 }
 
+// tooFew: so many stuck beside so many young are within what a program that closes late
+// has by chance.
+func tooFew(stuck, young int) bool { return atLeast(stuck+young, stuck, stuckShare) > level }
+
 // thinsOut: where waits end late, at random, the old are few. A leak at a steady rate
-// leaves as many old ones as young. Compared are the halves of the stuck ones, and the
-// rate of the stuck ones with that of the second half of the threshold before.
-func (s *siteWaits) thinsOut(stuck []entry, w window) bool {
+// leaves as many old ones as young.
+func thinsOut(stuck []entry, w window) bool {
 	edge := w.to.Add(-w.threshold)
 	oldest := edge
 	for _, e := range stuck {
@@ -284,13 +432,5 @@ func (s *siteWaits) thinsOut(stuck []entry, w window) bool {
 			old++
 		}
 	}
-	next := 0
-	for _, c := range s.waits {
-		if e := entryOf(c); proofOf(c.Cause).ages && e.hi > edge && e.hi <= edge.Add(w.threshold/2) {
-			next++
-		}
-	}
-	perSec := float64(len(stuck)) / max(edge.Sub(oldest), 1).Seconds()
-	expected := perSec * w.threshold.Seconds() / 2
-	return oldShare*old < len(stuck) || float64(next) > minAged+thinning*expected
+	return oldShare*old < len(stuck)
 }

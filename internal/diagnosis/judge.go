@@ -15,8 +15,8 @@ func Judge(in Input) Diagnosis {
 	w := window{in.From, max(in.From, in.To), in.Threshold}
 	d := Diagnosis{Observed: w.length(), Threshold: in.Threshold, Loss: in.Loss}
 	cases := explained(in.Cases, in.Threshold)
-	for i := range cases {
-		if cases[i].State == event.CloseWait {
+	for _, c := range cases {
+		if c.State == event.CloseWait {
 			d.Sockets++
 		}
 	}
@@ -29,17 +29,22 @@ func Judge(in Input) Diagnosis {
 	return d
 }
 
-// explained returns the cases that have a cause, explained, in the order of cookies.
-func explained(in []Case, threshold time.Duration) []Case {
+// explained returns the cases that have a cause, in the order of cookies. What is not
+// explained yet is copied before.
+func explained(in []Case, threshold time.Duration) []*Case {
+	cases := make([]*Case, 0, len(in))
 	rules, blames := Rules(), Blames()
-	cases := make([]Case, 0, len(in))
 	for i := range in {
-		c := in[i]
-		if explain(&c, threshold, rules, blames); c.Cause != None {
-			cases = append(cases, c)
+		c := &in[i]
+		if c.Cause == None {
+			c = new(in[i])
+			if explain(c, threshold, rules, blames); c.Cause == None {
+				continue
+			}
 		}
+		cases = append(cases, c)
 	}
-	slices.SortFunc(cases, func(a, b Case) int {
+	slices.SortFunc(cases, func(a, b *Case) int {
 		return cmp.Or(cmp.Compare(a.Cookie, b.Cookie), cmp.Compare(a.Inode, b.Inode), cmp.Compare(a.Since, b.Since))
 	})
 	return cases
@@ -71,15 +76,14 @@ func (s *suspect) add(c *Case) {
 }
 
 // suspects groups the cases by whom they are laid to.
-func suspects(cases []Case) []*suspect {
+func suspects(cases []*Case) []*suspect {
 	type identity struct {
 		pid   uint32
 		ticks uint64
 	}
 	index := make(map[identity]*suspect)
 	var all []*suspect
-	for i := range cases {
-		c := &cases[i]
+	for _, c := range cases {
 		id := identity{c.Blamed.Pid, c.Blamed.Start.Ticks()}
 		s := index[id]
 		if s == nil {
@@ -128,15 +132,16 @@ func (s *suspect) judge(in *Input, w window) Process {
 	p.Groups = groups(s.cases, w)
 	p.Peers = peers(s.cases)
 	p.Listeners = s.listeners()
-	growing := false
+	var found []finding
 	for _, site := range s.sites(in.Closed) {
 		f := site.assess(w)
-		growing = growing || f.growing
+		found = append(found, f)
 		if f.why != "" && (p.Why == "" || f.verdict > p.Verdict) {
 			p.Verdict, p.Why = f.verdict, f.why
 		}
 	}
-	s.grow(&p, in.Closed, w, growing || p.Verdict == Leaking)
+	s.grow(&p, in.Closed, w, found)
+	p.forecast(found)
 	advise(&p)
 	return p
 }
@@ -170,29 +175,56 @@ func (s *suspect) listeners() []event.Task {
 	return all
 }
 
-// grow sets the growth, and the forecast where growth is established.
-func (s *suspect) grow(p *Process, closed []Closed, w window, established bool) {
-	if w.length() == 0 {
-		return
+// grow sets the growth: of the sites where it is shown, else what the window had.
+func (s *suspect) grow(p *Process, closed []Closed, w window, found []finding) {
+	rate := sumOf(found, func(f *finding) *interval { return f.rate })
+	if rate == nil {
+		if w.length() == 0 {
+			return
+		}
+		whole := siteWaits{waits: s.cases}
+		for i := range closed {
+			if s.credited(&closed[i]) {
+				whole.closed.Gone = append(whole.closed.Gone, closed[i].Gone...)
+			}
+		}
+		seen, _ := perMin(whole.change(w, 0, anyCause), w)
+		rate = &seen
 	}
-	net := 0
-	for _, c := range s.cases {
-		if e := entryOf(c); c.Cause != ZombieFD && e.lo >= w.from && e.lo != 0 {
-			net++
+	p.GrowthPerMin, p.GrowthPerMinLow, p.GrowthPerMinHigh = &rate.mid, &rate.low, &rate.high
+}
+
+// sumOf adds up the rates of the sites that have one; nil if none has.
+func sumOf(found []finding, rate func(*finding) *interval) *interval {
+	var sum *interval
+	for i := range found {
+		switch r := rate(&found[i]); {
+		case r == nil:
+		case sum == nil:
+			sum = new(*r)
+		default:
+			*sum = sum.plus(*r)
 		}
 	}
-	for i := range closed {
-		if s.credited(&closed[i]) {
-			net -= closed[i].N - closed[i].Opened
-		}
-	}
-	perMin := float64(net) / w.length().Minutes()
-	p.GrowthPerMin = &perMin
-	if net <= 0 || !established || p.FDs.Limit == 0 || p.FDs.Open == 0 {
+	return sum
+}
+
+// forecast says when no descriptor is left, where growth of descriptors is shown.
+func (p *Process) forecast(found []finding) {
+	rate := sumOf(found, func(f *finding) *interval { return f.fill })
+	if rate == nil || p.FDs.Limit == 0 || p.FDs.Open == 0 {
 		return
 	}
-	left := time.Duration(float64(max(0, p.FDs.Limit-p.FDs.Open)) / perMin * float64(time.Minute))
-	p.FDsExhaustedIn = &left
+	left := float64(p.FDs.Limit - p.FDs.Open)
+	in, ok := until(left, rate.mid)
+	if !ok {
+		return
+	}
+	soonest, _ := until(left, rate.high)
+	p.FDsExhaustedIn, p.FDsExhaustedMin = &in, &soonest
+	if latest, ok := until(left, rate.low); ok {
+		p.FDsExhaustedMax = &latest
+	}
 }
 
 // sites splits the cases by site, the biggest first. Sites of few waits that are not
@@ -213,7 +245,7 @@ func (s *suspect) sites(closed []Closed) []*siteWaits {
 	var all []*siteWaits
 	scattered := &siteWaits{site: Site{event.Out, 0}}
 	for _, sw := range index {
-		if sw.site.Direction != event.In && len(sw.waits) < minNet {
+		if sw.site.Direction != event.In && len(sw.waits) < minStuck {
 			scattered.waits = append(scattered.waits, sw.waits...)
 			delete(index, sw.site)
 			continue
@@ -258,7 +290,8 @@ func (s *suspect) credit(closed []Closed, index map[Site]*siteWaits, scattered *
 			to = scattered
 		}
 		to.closed.N += c.N
-		to.closed.Opened += c.Opened
+		to.closed.Gone = append(to.closed.Gone, c.Gone...)
+		to.closed.lasted.add(&c.lasted)
 		to.closed.Longest = max(to.closed.Longest, c.Longest)
 	}
 }

@@ -105,12 +105,16 @@ func TestJudge(t *testing.T) {
 		{"leak by ages, window a little too short", watched(10*sec).open(100, 11*sec, 3900*ms, nil), Leaking, "ages"},
 		{"leak by ages, refuted by the window", watched(30*sec).open(100, 31*sec, 9*sec, nil), Suspicious, "no growth"},
 		{"a stream that ended, and healthy churn", watched(0).open(100, 5*minute, 10*sec, nil).open(20, 0, sec, nil), Suspicious, ""},
+		{"a wave of newcomers beside stuck ones", watched(10*sec).open(50, 0, 200*ms, nil).open(23, 5*minute, 7*sec, nil), Suspicious, "need not belong together"},
 		{"young leak, present only", watched(0).open(1000, 0, 100*ms, nil), Suspicious, ""},
 
 		{"one burst long ago", watched(10*sec).open(23, 5*minute, ms, nil), Suspicious, "no growth"},
 		{"one burst now beside stuck ones", watched(10*sec).open(23, 3*sec, ms, nil).open(4, 5*minute, ms, nil), Suspicious, ""},
 		{"idle pool", watched(10*sec).open(23, 2*minute, 7*sec, poolOut), Suspicious, "no growth"},
 		{"idle pool, present only", watched(0).open(23, 2*sec, 7*sec, poolOut), Suspicious, ""},
+		{"idle pool that fills while we watch", watched(10*sec).open(53, 0, 2*sec, poolOut).open(23, 0, 400*ms, poolOut), Suspicious, "a pool that fills"},
+		{"in flight while we watch", watched(10*sec).open(120, 0, 550*ms, func(c *Case) { c.Holders = nil }), Suspicious, "a pool that fills"},
+		{"ten in the window prove nothing", watched(10*sec).open(100, 0, 990*ms, nil), Suspicious, "11 more in 10s can be chance"},
 		{"idle pool that times out right now", watched(10*sec).open(4, sec, 2*sec, poolOut).open(9, minute, 5*sec, poolOut), Suspicious, ""},
 
 		{"slow closer", watched(10*sec).open(70, 0, sec, nil).close(10, 70*sec), Suspicious, "it does close"},
@@ -120,8 +124,8 @@ func TestJudge(t *testing.T) {
 
 		{"mid-incident, ages exact", watched(0).open(60, 0, 10*sec, bounded), Leaking, "ages"},
 		{"mid-incident, ages unknown upwards", watched(0).open(60, 0, 10*sec, baseline), Suspicious, ""},
-		{"mid-incident, still growing", watched(10*sec).open(20, 0, 500*ms, nil).open(40, minute, 0, baseline), Leaking, "20 more"},
-		{"mid-incident, direction unknown", watched(10*sec).open(20, 0, 500*ms, nil).open(40, minute, 0, func(c *Case) {
+		{"mid-incident, still growing", watched(10*sec).open(20, 0, 500*ms, nil).open(40, 10*sec, 1500*ms, baseline), Leaking, "20 more"},
+		{"mid-incident, direction unknown", watched(10*sec).open(20, 0, 500*ms, nil).open(40, 10*sec, 1500*ms, func(c *Case) {
 			baseline(c)
 			c.Direction = event.DirectionUnknown
 		}), Leaking, "20 more"},
@@ -134,9 +138,10 @@ func TestJudge(t *testing.T) {
 		{"zombies", watched(10*sec).open(3, 2*minute, sec, func(c *Case) { c.State = event.Close }), Suspicious, ""},
 		{"young zombies", watched(10*sec).open(30, 0, sec, func(c *Case) { c.State = event.Close }), Clean, ""},
 		{"zombies in a stream", watched(10*sec).open(60, 0, 5*sec, func(c *Case) { c.State = event.Close }), Leaking, "ages"},
+		{"zombies in a stream, all watched", watched(5*minute).open(40, 0, 6*sec, func(c *Case) { c.State = event.Close }), Leaking, "ages"},
 		{"inherited", watched(10*sec).open(40, 0, 5*sec, func(c *Case) { c.Holders = held(task(10)); c.Owner = task(9) }), Leaking, ""},
 		{"nobody holds them", watched(10*sec).open(3, 2*minute, sec, func(c *Case) { c.Holders = nil }), Suspicious, ""},
-		{"ever new ports", watched(10*sec).open(100, 0, 900*ms, func(c *Case) {
+		{"ever new ports", watched(10*sec).open(200, 0, 550*ms, func(c *Case) {
 			out(c)
 			c.Flow.Remote = netip.AddrPortFrom(c.Flow.Remote.Addr(), uint16(2000+c.Cookie))
 		}), Leaking, ""},
@@ -236,11 +241,11 @@ func TestJudgePreforkWorkers(t *testing.T) {
 // Waits that a process opened and another holds are credited to the holder when they end.
 func TestJudgeCreditsThePasser(t *testing.T) {
 	passed := func(c *Case) { c.Owner, c.Holders = task(10), held(task(30)) }
-	s := watched(10*time.Second).open(20, 0, 500*time.Millisecond, passed).open(5, 3*minute, 0, passed)
+	s := watched(10*time.Second).open(200, 0, 500*time.Millisecond, passed)
 	if v := s.judge().Verdict; v != Leaking {
 		t.Errorf("without endings %v, want leaking", v)
 	}
-	if d := s.close(20, 15*time.Second).judge(); d.Verdict != Suspicious {
+	if d := s.close(20, 65*time.Second).judge(); d.Verdict != Suspicious {
 		t.Errorf("with as many endings %v, want suspicious: %+v", d.Verdict, d.Processes)
 	}
 }

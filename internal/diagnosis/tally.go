@@ -2,6 +2,7 @@ package diagnosis
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -30,10 +31,51 @@ type Closed struct {
 	// else the owner; zero if nobody knew.
 	Process event.Task
 	Site    Site
-	// N ended, Opened of them also began inside the window.
-	N, Opened int
+	// N ended.
+	N int
 	// Longest is the longest dwell among them.
 	Longest time.Duration
+	// Gone are those of them that were open when the window began: how old they were then, at
+	// most.
+	Gone []time.Duration
+	// lasted counts all of them by how long they lasted.
+	lasted dwells
+}
+
+// dwells counts dwell times in steps of a quarter of an octave, from 1 ms up to years.
+type dwells [160]uint32
+
+func stepOf(d time.Duration) int {
+	if d < time.Millisecond {
+		return 0
+	}
+	return min(1+int(4*math.Log2(float64(d)/float64(time.Millisecond))), len(dwells{})-1)
+}
+
+// from counts those that lasted for d or longer; those of the same step count as well.
+func (ds *dwells) from(d time.Duration) int {
+	n := 0
+	for _, k := range ds[stepOf(d):] {
+		n += int(k)
+	}
+	return n
+}
+
+func (ds *dwells) add(o *dwells) {
+	for i := range o {
+		ds[i] += o[i]
+	}
+}
+
+// goneFrom counts those that were older than cutoff when the window began, or may have been.
+func (c *Closed) goneFrom(cutoff time.Duration) int {
+	n := 0
+	for _, age := range c.Gone {
+		if age > cutoff {
+			n++
+		}
+	}
+	return n
 }
 
 // Tally counts ended waits. Not safe for concurrent use.
@@ -54,9 +96,9 @@ func NewTally(from event.KTime) *Tally {
 	return &Tally{from: from, index: make(map[tallyKey]int)}
 }
 
-// Add counts one ended wait: who it was laid to, where it was, when it began and how
-// long it lasted.
-func (t *Tally) Add(process event.Task, site Site, since event.KTime, dwell time.Duration) {
+// Add counts one ended wait: who it was laid to, where it was, the first moment it can have
+// begun (0 unknown) and how long it lasted at least.
+func (t *Tally) Add(process event.Task, site Site, earliest event.KTime, dwell time.Duration) {
 	key := tallyKey{process.Pid, process.Start.Ticks(), site}
 	i, ok := t.index[key]
 	if !ok {
@@ -66,15 +108,21 @@ func (t *Tally) Add(process event.Task, site Site, since event.KTime, dwell time
 	}
 	c := &t.all[i]
 	c.N++
-	if since >= t.from {
-		c.Opened++
-	}
 	c.Longest = max(c.Longest, dwell)
+	if earliest < t.from {
+		age := t.from.Sub(earliest)
+		c.Gone = append(c.Gone, age)
+		dwell = max(dwell, age)
+	}
+	c.lasted[stepOf(dwell)]++
 }
 
 // Closed returns the counts in a fixed order.
 func (t *Tally) Closed() []Closed {
 	all := slices.Clone(t.all)
+	for i := range all {
+		all[i].Gone = slices.Clone(all[i].Gone)
+	}
 	slices.SortFunc(all, func(a, b Closed) int {
 		return cmp.Or(cmp.Compare(a.Process.Pid, b.Process.Pid), cmp.Compare(a.Process.Start, b.Process.Start),
 			cmp.Compare(a.Site.Direction, b.Site.Direction), cmp.Compare(a.Site.Port, b.Site.Port))

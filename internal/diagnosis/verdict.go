@@ -8,76 +8,48 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 )
 
-// How a verdict is found. A wrong accusation is the worst bug, so every rule wants
-// proof, and what is not known counts for the process.
+// How a verdict is found: one statistical rule, per process and site (local port of
+// accepted, remote port of opened connections). The numbers are in parameter.go,
+// docs/causes.md has the rule in full. A wrong accusation is the worst bug, so what is not
+// known counts for the process.
 //
 // A wait is stuck when the lower bound of its dwell has reached the threshold and it is
 // not a half-close in use. A zombie (zombie_fd) is treated as a wait.
 //
-// Clean: nothing is stuck. Suspicious: something is stuck, but no growth is shown. One
-// exception: in a watched window at least minNetAlone waits were added steadily
-// and not one was closed; then nothing needs to be stuck to be suspicious.
+// Growth. The null hypothesis is a bounded population: waits with dwell times of any
+// distribution come at random at a constant rate and all are closed. For an age c let A be
+// the waits that reached c inside the window and are still open, and G those that were older
+// than c when it began and have ended in it: A - G is how much the number of waits older
+// than c has grown. Under the null hypothesis A and G are independent Poisson counts with
+// the same mean: given A + G, A is binomial with 1/2. To be on the safe side A counts
+// moments (a burst is one), and instead of G stands E, all waits that ended older than c.
+// Growth is shown where P(Bin(A+E, 1/2) >= A) is at most level / cutoffCount for one of the
+// cutoffs c. It must not be a wave either: the moments span half of the window and reach up
+// to its end.
 //
-// Leaking: something is stuck and growth is shown, per process and site (local port
-// of accepted, remote port of opened connections), in one of three ways.
+// Leaking: growth is shown, at least minStuck of the kind that grows are stuck, and no hole
+// in the ages separates these from the newcomers. Ends that are unread or in flight can be those of a pool that fills: their growth is
+// suspicious until the site has more than maxPool of them.
 //
-//  1. Watched. At least minStuck waits are stuck; the window added at least minNet more
-//     than it closed, more than the noise of coming and going (or at least minNet that
-//     are older than any of minSample or more that ended); they came at minMoments
-//     or more distinct moments that span half of the window, so it is not one
-//     burst. For unread_eof and in_flight, where idle pools look the same, at least
-//     minNetPool at as many moments over three quarters.
-//  2. By ages, where there was no window or one too short for the rate. At least minAged
-//     are stuck; the oldest is minAge thresholds old (a program that closes late
-//     would have closed it); the entries of the stuck ones need at least minAged
-//     distinct moments to be explained; the youngest of these is no older than the
-//     threshold and stillArriving mean gaps, and the youngest of all no older than
-//     those gaps; the old are not much fewer than the young; and no wait older
-//     than a quarter of the threshold ended in the window. Entries of baseline
-//     sockets are intervals and count as distinct only where the intervals prove it.
-//     Never for unread_eof, in_flight and unaccepted.
-//  3. The accept queue is full while a wait in it is stuck: connections are refused.
+// Leaking by ages, where there was no window or one too short for the rate: the null
+// hypothesis is a program that closes late, of whose waits no more than stuckShare are
+// stuck. It is rejected where P(Bin(n, stuckShare) >= stuck) is at most level, in waits and
+// in moments. The stuck ones must also reach back two thresholds, not thin out with age,
+// and their stream reach up to the threshold and to the present. Never for unread_eof,
+// in_flight and unaccepted, and not at a site that closed late in the window.
 //
-// Never leaking by 1 and 2: a site that closed waits older than the threshold
-// in the window, and keeps none much older than those it closed. It is slow.
+// Leaking as well: the accept queue is full while a wait in it is stuck.
+//
+// Never leaking by growth or ages: a site that closed waits older than the threshold in the
+// window, and keeps none much older than those it closed. It is slow.
+//
+// Suspicious: something is stuck, and nothing of that is shown; or growth is shown and not
+// one was closed, but none is stuck yet. Clean: the rest.
 //
 // Ended waits are credited generously: those of unknown owner to every process with
 // that site, those of the process that passed descriptors on to the one that
 // holds them. Sockets nobody is blamed for are judged together, site by site, with all
 // ended waits of the site credited; that accuses nobody.
-const (
-	minStuck    = 3
-	minNet      = 3
-	minNetPool  = 5
-	minNetAlone = 5
-	minMoments  = 3
-	minAged     = 5
-	minAge      = 2
-	// stillArriving is in mean gaps between entries.
-	stillArriving = 3
-	// windowMoments, ageMoments: entries closer than this fraction of the window, or of the
-	// threshold, are one moment.
-	windowMoments = 20
-	ageMoments    = 100
-	// slowSlack is the fraction of the longest closed dwell an open wait may exceed it by.
-	slowSlack = 4
-	// noise: the difference of two Poisson counts has the variance of their sum; four
-	// deviations squared are sixteen times that.
-	noise = 16
-	// minSample is the number of ended waits that tell how long it takes at most.
-	minSample = 20
-	// oldShare: at least this fraction of the stuck waits is in the older half of their
-	// ages.
-	oldShare = 3
-	// thinning: how many times more waits may be nearing the threshold than the rate of
-	// the stuck ones explains.
-	thinning = 1.5
-	// patience: ages prove nothing at a site that closes waits this fraction of the
-	// threshold old.
-	patience = 4
-	// maxPeers is the length of a process's list of peers.
-	maxPeers = 5
-)
 
 // Verdict is the judgement of one process or of all, from best to worst.
 type Verdict uint8
@@ -106,9 +78,10 @@ type FDs struct{ Open, Limit int }
 
 // Input is everything a judgement is made of.
 type Input struct {
-	// Cases are the sockets at To: those in CLOSE_WAIT, and in CLOSE with a descriptor.
-	// Judge explains them itself; others are ignored. The table must be reconciled
-	// before, so that a lost record is not taken for an open wait.
+	// Cases are the sockets at To: those in CLOSE_WAIT, and in CLOSE with a descriptor;
+	// others are ignored. One with a Cause counts as explained, with this Threshold;
+	// Judge explains the rest. The table must be reconciled before, so that a lost record
+	// is not taken for an open wait.
 	Cases []Case
 	// Closed are the waits that ended between From and To.
 	Closed []Closed
@@ -160,18 +133,25 @@ type Process struct {
 	// Oldest is the longest dwell, with its bound.
 	Oldest      time.Duration
 	OldestBound event.Bound
-	// GrowthPerMin is nil if there was no window to measure it in.
-	GrowthPerMin *float64
-	Causes       map[Cause]int
-	FDs          FDs
-	// FDsExhaustedIn is nil unless growth was seen and the limit is known.
-	FDsExhaustedIn *time.Duration
+	// GrowthPerMin is how many more waits a minute there are, with its 95 % limits: of the
+	// sites where growth is shown, else of all in the window. Nil if there was no window to
+	// measure it in and ages do not show it.
+	GrowthPerMin, GrowthPerMinLow, GrowthPerMinHigh *float64
+	Causes                                          map[Cause]int
+	FDs                                             FDs
+	// FDsExhaustedIn is how long after To no descriptor is left, if waits keep coming at the
+	// rate of the sites where growth is shown and all other descriptors stay. Nil unless
+	// there is such a site and the limit is known. Min and Max are at the limits of the rate;
+	// Max is nil where the rate may be nearly nothing.
+	FDsExhaustedIn, FDsExhaustedMin, FDsExhaustedMax *time.Duration
 	// Peers are the most frequent ones, at most five. For accepted connections the
 	// remote port says nothing and is 0.
 	Peers []Peer
 	// Listeners are the processes that could accept what waits unaccepted, if that is why
 	// nobody is blamed: several share the listening socket.
 	Listeners []event.Task
+	// Follows are the processes whose waits its own follow from, set by Follow.
+	Follows []event.Task
 	// Groups are sorted by size.
 	Groups           []Group
 	Advice, Commands []string

@@ -6,8 +6,6 @@ import (
 	"testing"
 )
 
-const ebpf = "github.com/cilium/ebpf"
-
 // pure packages import the standard library and the packages of ours that stand here,
 // nothing else.
 func pure() map[string][]string {
@@ -36,6 +34,8 @@ func importers() map[string][]string {
 		"internal/tracer":   {"internal/pipeline", "internal/stack"},
 		"internal/stack":    {"internal/pipeline"},
 		"internal/pipeline": {"cmd"},
+		"internal/destroy":  {"internal/pipeline"},
+		"internal/cri":      {"internal/pipeline"},
 		"internal/testenv":  {"internal/testenv"},
 	}
 }
@@ -80,27 +80,39 @@ func TestImporters(t *testing.T) {
 	}
 }
 
-// Tests count too: what needs eBPF is tested in internal/tracer.
-func TestOnlyTracerUsesEBPF(t *testing.T) {
-	const tracer = "internal/tracer"
+// users lists which package of ours alone uses one of others', besides the makers of test
+// peers. Tests count too: what needs eBPF is tested in internal/tracer.
+func users() map[string]string {
+	return map[string]string{
+		"github.com/cilium/ebpf":         "internal/tracer",
+		"github.com/vishvananda/netlink": "internal/destroy",
+		"k8s.io/cri-api":                 "internal/cri",
+		"google.golang.org/grpc":         "internal/cri",
+	}
+}
+
+func TestOneUserOfOthers(t *testing.T) {
 	all := packages(t)
-	mustExist(t, all, tracer)
-	used := false
-	for dir, p := range all {
-		for _, imports := range []map[string]bool{p.imports, p.testImports} {
-			for imported := range maps.Keys(imports) {
-				switch {
-				case !below(imported, ebpf):
-				case below(dir, tracer):
-					used = true
-				default:
-					t.Errorf("%s imports %s, only %s may", dir, imported, tracer)
+	for theirs, ours := range users() {
+		mustExist(t, all, ours)
+		used := false
+		for dir, p := range all {
+			for _, imports := range []map[string]bool{p.imports, p.testImports} {
+				for imported := range maps.Keys(imports) {
+					switch {
+					case !below(imported, theirs):
+					case below(dir, ours):
+						used = true
+					case below(dir, "internal/testenv") && ours == "internal/cri":
+					default:
+						t.Errorf("%s imports %s, only %s may", dir, imported, ours)
+					}
 				}
 			}
 		}
-	}
-	if !used {
-		t.Errorf("%s does not import %s: this test holds nothing any more", tracer, ebpf)
+		if !used {
+			t.Errorf("%s does not import %s: this test holds nothing any more", ours, theirs)
+		}
 	}
 }
 

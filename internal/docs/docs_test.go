@@ -29,11 +29,13 @@ type section struct {
 // sections by the name in their opening marker.
 func sections() map[string]section {
 	return map[string]section{
-		"causes":   {"causes.md", causes},
-		"blame":    {"causes.md", blame},
-		"advice":   {"causes.md", advice},
-		"packages": {"architecture.md", packageTable},
-		"hooks":    {"architecture.md", hooks},
+		"causes":     {"causes.md", causes},
+		"blame":      {"causes.md", blame},
+		"advice":     {"causes.md", advice},
+		"parameters": {"causes.md", parameters},
+		"powers":     {"causes.md", powers},
+		"packages":   {"architecture.md", packageTable},
+		"hooks":      {"architecture.md", hooks},
 	}
 }
 
@@ -137,6 +139,22 @@ func advice(*testing.T) string {
 		}
 	}
 	return table([]string{"cause", "what it means"}, rows)
+}
+
+func parameters(*testing.T) string {
+	var rows [][]string
+	for _, p := range diagnosis.Parameters() {
+		rows = append(rows, []string{p.Name, p.Value, p.What})
+	}
+	return table([]string{"parameter", "value", "what it is"}, rows)
+}
+
+func powers(*testing.T) string {
+	var rows [][]string
+	for _, p := range diagnosis.Powers() {
+		rows = append(rows, []string{p.Name, p.Value, p.What})
+	}
+	return table([]string{"window", "leaked per minute", "leaked in the window"}, rows)
 }
 
 func packageTable(t *testing.T) string {

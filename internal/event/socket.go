@@ -79,7 +79,28 @@ type Socket struct {
 	Listener Cookie
 	// Kernel: the kernel made the socket for itself, and no file refers to it.
 	Kernel bool
+
+	// Port says how the local port was taken.
+	Port PortChoice
+	// Ends is when the kernel removes a mini-socket by itself (one in FIN_WAIT2 can turn to
+	// TIME_WAIT before), up to some ticks too early; 0 unknown or none.
+	Ends KTime
+	// Stamped: the connection had TCP timestamps; known of mini-sockets only.
+	Stamped bool
 }
+
+// PortChoice says how a local port was taken, and so from whom.
+type PortChoice uint8
+
+// Both are facts about the port, not about one socket: what bind() took for one socket, no
+// connect() can choose for another one, whatever the destination.
+const (
+	PortUnknown PortChoice = iota
+	// PortByConnect: connect() chose it; to other destinations it is free.
+	PortByConnect
+	// PortByBind: bind() or listen() took it; connect() does not choose it any more.
+	PortByBind
+)
 
 // Dwell is the time in State at the moment of the snapshot. Valid unless Bound is
 // unknown.

@@ -44,6 +44,7 @@ type socketEnv struct {
 	Cookie            *int          `expr:"cookie"`
 	Inode             *int          `expr:"inode"`
 	Netns             *int          `expr:"netns"`
+	NetnsName         *string       `expr:"netns_name"`
 	Family            *string       `expr:"family"`
 	Protocol          string        `expr:"protocol"`
 	Laddr             *string       `expr:"laddr"`
@@ -85,7 +86,13 @@ type ownerEnv struct {
 	Unit      *string    `expr:"unit"`
 	Container *string    `expr:"container"`
 	Pod       *string    `expr:"pod"`
-	Evidence  string     `expr:"evidence"`
+
+	ContainerName *string `expr:"container_name"`
+	Image         *string `expr:"image"`
+	PodName       *string `expr:"pod_name"`
+	PodNamespace  *string `expr:"pod_namespace"`
+
+	Evidence string `expr:"evidence"`
 }
 
 type holderEnv struct {
@@ -125,9 +132,19 @@ type inFlightEnv struct {
 }
 
 type peerEnv struct {
-	Pid   *int    `expr:"pid"`
-	Comm  *string `expr:"comm"`
-	State *string `expr:"state"`
+	Pid        *int        `expr:"pid"`
+	Comm       *string     `expr:"comm"`
+	State      *string     `expr:"state"`
+	Gone       bool        `expr:"gone"`
+	Cookie     *int        `expr:"cookie"`
+	Netns      *int        `expr:"netns"`
+	NetnsName  *string     `expr:"netns_name"`
+	Laddr      *string     `expr:"laddr"`
+	Lport      *int        `expr:"lport"`
+	DwellNS    *int        `expr:"dwell_ns"`
+	DwellBound *string     `expr:"dwell_bound"`
+	MatchedBy  *string     `expr:"matched_by"`
+	Holders    []holderEnv `expr:"holders"`
 }
 
 type stacksEnv struct {
@@ -158,7 +175,7 @@ type frameEnv struct {
 // slots hold what the pointers of one environment point to.
 type slots struct {
 	nums    [32]int
-	strs    [32]string
+	strs    [64]string
 	times   [2]time.Time
 	yes     bool
 	n, s, t int
@@ -234,7 +251,7 @@ func (e *evaluator) fillSocket(c *diagnosis.Case, facts *record.Facts) {
 	s := &e.slots
 	group := facts.Cgroups[c.Cgroup]
 	e.socket = socketEnv{
-		Cookie: s.num(uint64(c.Cookie)), Inode: s.num(c.Inode), Netns: s.num(uint64(c.Flow.Netns)),
+		Cookie: s.num(uint64(c.Cookie)), Inode: s.num(c.Inode), Netns: s.num(uint64(c.Flow.Netns)), NetnsName: s.str(facts.NetnsName(c.Flow.Netns)),
 		Family: s.str(c.Flow.Family()), Protocol: c.Flow.Protocol.String(),
 		Laddr: s.addr(c.Flow.Local.Addr()), Lport: s.num(uint64(c.Flow.Local.Port())),
 		Raddr: s.addr(c.Flow.Remote.Addr()), Rport: s.num(uint64(c.Flow.Remote.Port())),
@@ -253,8 +270,22 @@ func (e *evaluator) fillSocket(c *diagnosis.Case, facts *record.Facts) {
 	e.fillListeners(c)
 	e.fillParties(c, facts)
 	if p, ok := facts.Peers[c.Cookie]; ok {
-		e.socket.Peer = peerEnv{s.num(uint64(p.Pid)), s.str(p.Comm), s.str(p.State)}
+		e.socket.Peer = e.peer(&p)
 	}
+}
+
+func (e *evaluator) peer(p *record.Peer) peerEnv {
+	s := &e.slots
+	env := peerEnv{
+		Pid: s.num(uint64(p.Pid)), Comm: s.str(p.Comm), State: s.str(p.State), Gone: p.Gone,
+		Cookie: s.num(p.Cookie), Netns: s.num(uint64(p.Netns)), NetnsName: s.str(p.NetnsName),
+		Laddr: s.addr(p.Laddr), Lport: s.num(uint64(p.Lport)),
+		DwellBound: s.str(string(p.DwellBound)), MatchedBy: s.str(p.MatchedBy), Holders: holderList(p.Holders),
+	}
+	if p.DwellNS != nil {
+		env.DwellNS = s.known(*p.DwellNS, true)
+	}
+	return env
 }
 
 func (e *evaluator) fillListeners(c *diagnosis.Case) {
@@ -316,11 +347,14 @@ func (e *evaluator) owner(c *diagnosis.Case, facts *record.Facts) ownerEnv {
 		return ownerEnv{Evidence: event.EvidenceNone.String()}
 	}
 	s, p := &e.slots, facts.Process(c.Blamed.Pid)
+	names := facts.Names(p.Container, p.Pod)
 	return ownerEnv{
 		Pid: s.num(uint64(c.Blamed.Pid)), Tid: s.num(uint64(c.Blamed.Tid)),
 		Comm: s.text(c.Blamed.Comm.String()), Exe: s.text(p.Exe), Cmdline: s.str(record.Cmdline(p)),
 		StartTime: s.time(facts.Started(c.Blamed.Start).Time), Unit: s.text(p.Unit),
 		Container: s.text(p.Container), Pod: s.text(p.Pod), Evidence: c.Evidence.String(),
+		ContainerName: s.str(names.ContainerName), Image: s.str(names.Image),
+		PodName: s.str(names.PodName), PodNamespace: s.str(names.PodNamespace),
 	}
 }
 

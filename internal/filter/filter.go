@@ -10,6 +10,7 @@ import (
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/owner"
 	"github.com/tcpwaitd/tcpwaitd/internal/record"
 )
 
@@ -20,7 +21,7 @@ type Filter struct {
 	pids           []uint32
 	comms          []pattern
 	laddrs, raddrs []netip.Prefix
-	containers     []string
+	containers     []container
 	cgroups        []string
 	minDwell       time.Duration
 	where          *where
@@ -46,6 +47,11 @@ func (f *Filter) States() event.StateSet { return f.kernel.States }
 // (exe, cmdline, unit, container), which cost reads of /proc.
 func (f *Filter) NeedsProcesses() bool { return len(f.containers) > 0 || f.where != nil }
 
+// NeedsNames reports whether a container was asked for by what cannot be an id.
+func (f *Filter) NeedsNames() bool {
+	return slices.ContainsFunc(f.containers, func(c container) bool { return !c.hex })
+}
+
 // NeedsCgroups reports whether the path of cgroups matters.
 func (f *Filter) NeedsCgroups() bool {
 	return len(f.containers) > 0 || len(f.cgroups) > 0 || f.where != nil
@@ -70,7 +76,7 @@ func (f *Filter) MatchTransition(t *event.Transition, cgroup record.Cgroup) bool
 	if len(f.comms) > 0 && !f.matchComm(&t.Owner) {
 		return false
 	}
-	return f.matchGroup(cgroup, "") && (f.where == nil || f.where.transition(t, cgroup))
+	return f.matchCgroup(cgroup) && f.matchContainer(cgroup.Container, cgroup.Name) && (f.where == nil || f.where.transition(t, cgroup))
 }
 
 // Err is the first error of evaluating --where, for example one that takes too much
@@ -109,8 +115,7 @@ func (f *Filter) MatchCase(c *diagnosis.Case, facts *record.Facts) bool {
 	if len(f.comms) > 0 && !anyTask(c, f.matchComm) {
 		return false
 	}
-	if len(f.containers)+len(f.cgroups) > 0 &&
-		!f.matchGroup(facts.Cgroups[c.Cgroup], facts.Process(c.Blamed.Pid).Container) {
+	if len(f.containers)+len(f.cgroups) > 0 && !f.matchPlace(facts.Cgroups[c.Cgroup], facts.Process(c.Blamed.Pid), facts) {
 		return false
 	}
 	return f.where == nil || f.where.socket(c, facts)
@@ -158,18 +163,52 @@ func (f *Filter) matchComm(t *event.Task) bool {
 	return slices.ContainsFunc(f.comms, func(p pattern) bool { return p.match(comm) })
 }
 
-// matchGroup: the container of the socket's cgroup or of its owner will do.
-func (f *Filter) matchGroup(g record.Cgroup, ofOwner string) bool {
-	if len(f.containers) > 0 && !slices.ContainsFunc(f.containers, func(prefix string) bool {
-		return strings.HasPrefix(g.Container, prefix) || strings.HasPrefix(ofOwner, prefix)
-	}) {
+// matchPlace: the container of the socket's cgroup or of its owner will do.
+func (f *Filter) matchPlace(g record.Cgroup, p *owner.Process, facts *record.Facts) bool {
+	if !f.matchCgroup(g) {
 		return false
 	}
+	return f.matchContainer(g.Container, facts.Names(g.Container, "").ContainerName) ||
+		f.matchContainer(p.Container, facts.Names(p.Container, "").ContainerName)
+}
+
+func (f *Filter) matchContainer(id, name string) bool {
+	return len(f.containers) == 0 || slices.ContainsFunc(f.containers, func(c container) bool {
+		return strings.HasPrefix(id, c.id) || name != "" && c.name.match([]byte(name))
+	})
+}
+
+func (f *Filter) matchCgroup(g record.Cgroup) bool {
 	return len(f.cgroups) == 0 || g.Path != "" && slices.ContainsFunc(f.cgroups, func(prefix string) bool {
 		rest, ok := strings.CutPrefix(g.Path, prefix)
 		return ok && (rest == "" || rest[0] == '/')
 	})
 }
+
+// container is how a container may be asked for.
+type container struct {
+	// id is the beginning of one; hex: it can be.
+	id  string
+	hex bool
+	// name is what the runtime calls it.
+	name pattern
+}
+
+func newContainer(v string) (container, error) {
+	if v == "" {
+		return container{}, path.ErrBadPattern
+	}
+	c := container{id: v, hex: strings.Trim(v, "0123456789abcdef") == "" && len(v) <= 64, name: pattern{text: v}}
+	if strings.ContainsAny(v, globs) {
+		c.name = pattern{text: noSlash(v), glob: true}
+		_, err := path.Match(v, "")
+		return c, err
+	}
+	return c, nil
+}
+
+// globs are the characters that make a glob.
+const globs = `*?[\`
 
 // pattern is a process name or a glob over one.
 type pattern struct {
@@ -181,7 +220,7 @@ func newPattern(v string) (pattern, error) {
 	if v == "" {
 		return pattern{}, path.ErrBadPattern
 	}
-	if !strings.ContainsAny(v, `*?[\`) {
+	if !strings.ContainsAny(v, globs) {
 		// The kernel keeps 15 bytes of a name.
 		comm := event.MakeComm(v)
 		return pattern{text: comm.String()}, nil

@@ -239,12 +239,14 @@ func statInode(path string) (uint32, error) {
 }
 
 func (f *Filter) parseGroups(o *Options) error {
-	f.containers, f.cgroups = split(o.Containers), split(o.Cgroups)
-	for _, v := range f.containers {
-		if v == "" {
-			return &FlagError{"container", v, "the beginning of a container id"}
+	for _, v := range split(o.Containers) {
+		c, err := newContainer(v)
+		if err != nil {
+			return &FlagError{"container", v, "the beginning of a container id, a container's name, or a glob such as 'web*'"}
 		}
+		f.containers = append(f.containers, c)
 	}
+	f.cgroups = split(o.Cgroups)
 	for i, v := range f.cgroups {
 		if !strings.HasPrefix(v, "/") {
 			return &FlagError{"cgroup", v, "the path of a control group such as /system.slice"}

@@ -157,7 +157,11 @@ func jsonFields(typ reflect.Type, prefix string) []string {
 	var names []string
 	for i := range typ.NumField() {
 		field := typ.Field(i)
+		if field.Type == reflect.TypeFor[record.Head]() {
+			continue
+		}
 		if field.Anonymous {
+			names = append(names, jsonFields(field.Type, prefix)...)
 			continue
 		}
 		// The frames of transitions get their names only after the filter.

@@ -145,11 +145,17 @@ type end struct {
 	next  event.State
 	// missed: concluded, not seen.
 	missed bool
+	// exiting and closer say who made it end, see Finished.
+	exiting bool
+	closer  uint32
 }
 
 // finish takes the wait at s out of the table. The result is valid until the next call.
 func (t *Table) finish(s *slot, e end) *Finished {
-	t.last = Finished{Wait: s.Wait, Dwell: max(0, e.dwell), Bound: e.bound, Next: e.next, At: e.at, Missed: e.missed}
+	t.last = Finished{
+		Wait: s.Wait, Dwell: max(0, e.dwell), Bound: e.bound, Next: e.next, At: e.at, Missed: e.missed,
+		Exiting: e.exiting, Closer: e.closer,
+	}
 	t.free = append(t.free, t.index[s.Cookie])
 	delete(t.index, s.Cookie)
 	*s = slot{}

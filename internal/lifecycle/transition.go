@@ -50,12 +50,20 @@ func (t *Table) enter(tr *event.Transition) Change {
 func (t *Table) open(tr *event.Transition) *Wait {
 	w := Wait{
 		Cookie: tr.Cookie, Flow: tr.Flow, Since: tr.At, Bound: event.Exact, Earliest: tr.At, LastSeen: tr.At,
-		Direction: tr.Direction, Owner: tr.Owner, Evidence: tr.Evidence, Cgroup: tr.Cgroup,
+		Direction: tr.Direction, Owner: tr.Owner, Evidence: tr.Evidence, Cgroup: tr.Cgroup, Opened: opened(tr),
 	}
 	if s := t.insert(&w); s != nil {
 		return &s.Wait
 	}
 	return nil
+}
+
+// opened is when the connection of a socket that enters CLOSE_WAIT was established.
+func opened(tr *event.Transition) event.KTime {
+	if tr.Old != event.Established || tr.InBound != event.Exact || tr.InState < 0 {
+		return 0
+	}
+	return tr.At.Add(-tr.InState)
 }
 
 // enterAgain handles an entry of a socket that is in the table already.
@@ -67,7 +75,7 @@ func (t *Table) enterAgain(s *slot, tr *event.Transition) Change {
 	}
 	if s.Bound != event.Exact && tr.At <= s.Since && tr.At >= s.Earliest {
 		// A snapshot was quicker than the record, which knows the moment.
-		s.Since, s.Earliest, s.Bound = tr.At, tr.At, event.Exact
+		s.Since, s.Earliest, s.Bound, s.Opened = tr.At, tr.At, event.Exact, opened(tr)
 		t.stats.Reordered++
 		return Change{}
 	}
@@ -87,7 +95,7 @@ func (t *Table) leave(tr *event.Transition) *Finished {
 		return nil
 	}
 	s.adopt(tr.Flow, tr.Direction, &tr.Owner, tr.Evidence, tr.Cgroup)
-	e := end{at: tr.At, dwell: tr.At.Sub(s.Since), bound: s.Bound, next: tr.New}
+	e := end{at: tr.At, dwell: tr.At.Sub(s.Since), bound: s.Bound, next: tr.New, exiting: tr.Exiting, closer: tr.Closer}
 	if better(tr, &e) {
 		if entered := tr.At.Add(-tr.InState); tr.InBound == event.Exact && entered > s.LastSeen {
 			// A later stay of the same socket: the end of ours and its entry were lost.
@@ -132,7 +140,7 @@ func (t *Table) leaveUnseen(tr *event.Transition) *Finished {
 			Cookie: tr.Cookie, Flow: tr.Flow, Since: since, Bound: tr.InBound, LastSeen: tr.At,
 			Direction: tr.Direction, Owner: tr.Owner, Evidence: tr.Evidence, Cgroup: tr.Cgroup,
 		},
-		Dwell: stayed, Bound: tr.InBound, Next: tr.New, At: tr.At,
+		Dwell: stayed, Bound: tr.InBound, Next: tr.New, At: tr.At, Exiting: tr.Exiting, Closer: tr.Closer,
 	}
 	t.graves.bury(tr.Cookie, grave{left: tr.At})
 	return &t.last

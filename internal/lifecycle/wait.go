@@ -15,6 +15,8 @@ type Wait struct {
 	Since    event.KTime
 	Bound    event.Bound
 	Earliest event.KTime
+	// Opened is the moment the connection was established, 0 unknown.
+	Opened event.KTime
 	// LastSeen is the last moment the socket was known to be in CLOSE_WAIT: its entry
 	// or the latest snapshot row.
 	LastSeen  event.KTime
@@ -44,6 +46,11 @@ type Finished struct {
 	At event.KTime
 	// Missed: the leaving was not seen but concluded.
 	Missed bool
+	// Exiting: nobody called close(), the kernel did when process Closer ended. Never set where
+	// Missed.
+	Exiting bool
+	// Closer is the pid of the process whose doing the leaving was, 0 unknown.
+	Closer uint32
 }
 
 // adopt takes over what a row or a transition knows better. Unknown never

@@ -162,3 +162,31 @@ func BenchmarkList(b *testing.B) {
 		}
 	}
 }
+
+// Of several names the one a person chose counts; a file without a namespace behind it
+// names nothing.
+func TestNames(t *testing.T) {
+	ns := testenv.NewNetns(t)
+	made := "cni-3f4e5d6c-7a8b-4c9d-8e0f-" + strconv.FormatInt(int64(1e11+os.Getpid()), 10)
+	path := filepath.Join(filepath.Dir(ns.Path), made)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(path) })
+	wantName := func(want netns.Name) {
+		t.Helper()
+		if got := netns.Names("/proc", true)[ns.Inode]; got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+	wantName(netns.Name{Text: ns.Name})
+	if err := unix.Mount(ns.Path, path, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+	wantName(netns.Name{Text: ns.Name})
+	if err := unix.Unmount(ns.Path, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	wantName(netns.Name{Text: made, Generated: true})
+}

@@ -3,12 +3,14 @@ package owner
 import (
 	"cmp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 // Cgroup is what the names in a cgroup path give away. Empty is "none".
 type Cgroup struct {
-	// Container is the id as the runtime prints it, 12 to 64 hex digits.
+	// Container is the id as the runtime prints it: 12 to 64 hex digits, on ECS also 32 hex
+	// digits, a dash and a number; for LXC and systemd-nspawn, which have no ids, the name.
 	Container string
 	// Pod is the uid of the Kubernetes pod, with dashes.
 	Pod string
@@ -55,13 +57,14 @@ func ParseCgroup(data []byte) Cgroup {
 // ParseCgroupPath reads one path. Where containers are nested the innermost counts.
 func ParseCgroupPath(path string) Cgroup {
 	var g Cgroup
-	parent := ""
+	parent, ecs := "", false
 	// The kernel marks a removed cgroup like this.
 	for name := range strings.SplitSeq(strings.TrimSuffix(path, " (deleted)"), "/") {
 		if uid := podUID(name); uid != "" {
 			g.Pod = uid
 		}
-		if id := containerID(name, parent); id != "" {
+		ecs = ecs || name == "ecs"
+		if id := containerID(name, parent, ecs); id != "" {
 			g.Container = id
 		} else if isUnit(name) {
 			g.Unit = name
@@ -80,13 +83,14 @@ func isUnit(name string) bool {
 }
 
 // runtimePrefixes are what runtimes put before the id. conmon's own scopes
-// (libpod-conmon-<id>) are outside the container and do not match.
+// (libpod-conmon-<id>, crio-conmon-<id>) are outside the container and do not match.
 func runtimePrefixes() []string {
 	return []string{"docker-", "cri-containerd-", "crio-", "libpod-payload-", "libpod-", "nerdctl-"}
 }
 
-// containerID returns the id if this path component names a container.
-func containerID(name, parent string) string {
+// containerID returns the id if this path component names a container; ecs says that a
+// component before it was ECS's own.
+func containerID(name, parent string, ecs bool) string {
 	// containerd writes slice:runtime:id where the cgroup drivers of it and the kubelet differ.
 	if i := strings.LastIndexByte(name, ':'); i >= 0 {
 		return ifID(name[i+1:], 12)
@@ -97,12 +101,68 @@ func containerID(name, parent string) string {
 			return ifID(id, 12)
 		}
 	}
+	if called := containerName(name, parent); called != "" {
+		return called
+	}
+	if ecs && isFargateID(name) {
+		return name
+	}
 	// A bare number is an id under a parent that says so; otherwise only if it has the
 	// full length: others name their cgroups in hex too.
 	if parent == "docker" || podUID(parent) != "" {
 		return ifID(name, 12)
 	}
 	return ifID(name, 64)
+}
+
+// containerName is for containers that have a name only. LXC writes lxc.payload.<name>,
+// 4.0 wrote lxc.payload/<name>, and before that it was lxc/<name>; lxc.monitor is
+// outside. systemd-nspawn keeps the container in payload and itself in supervisor. A
+// machine scope without payload can as well be a virtual machine.
+func containerName(name, parent string) string {
+	if called, ok := strings.CutPrefix(name, "lxc.payload."); ok {
+		return called
+	}
+	if parent == "lxc" || parent == "lxc.payload" {
+		return name
+	}
+	if name != "payload" {
+		return ""
+	}
+	unit := strings.TrimPrefix(parent, "machine-")
+	called, ok := strings.CutSuffix(unit, ".scope")
+	if !ok || unit == parent {
+		unit = strings.TrimPrefix(parent, "systemd-nspawn@")
+		if called, ok = strings.CutSuffix(unit, ".service"); !ok || unit == parent {
+			return ""
+		}
+	}
+	return unescapeUnit(called)
+}
+
+// unescapeUnit undoes systemd's \xNN for the bytes that have a meaning in unit names
+// (systemd.unit(5), "String escaping"). A dash for a slash is left: names have none.
+func unescapeUnit(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) && s[i+1] == 'x' {
+			if v, err := strconv.ParseUint(s[i+2:i+4], 16, 8); err == nil {
+				b.WriteByte(byte(v))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// isFargateID: Fargate from platform 1.4 on has the task's 32 hex digits, a dash and a
+// number.
+func isFargateID(s string) bool {
+	task, number, ok := strings.Cut(s, "-")
+	_, err := strconv.ParseUint(number, 10, 64)
+	return ok && len(task) == 32 && isHex(task) && err == nil
 }
 
 // ifID returns s if it is hex of at least the given length and at most 64.
@@ -123,16 +183,13 @@ func isHex(s string) bool {
 }
 
 // podUID takes the uid out of pod<uid> (cgroupfs) or
-// kubepods-burstable-pod<uid, dashes written as _>.slice (systemd).
+// kubepods-burstable-pod<uid, dashes written as _>.slice (systemd); some name the slice
+// pod<uid>.slice.
 func podUID(name string) string {
 	// A slice may be followed by :runtime:id, see containerID.
 	name, _, _ = strings.Cut(name, ":")
 	stem, isSlice := strings.CutSuffix(name, ".slice")
-	if isSlice {
-		i := strings.LastIndex(stem, "-pod")
-		if i < 0 {
-			return ""
-		}
+	if i := strings.LastIndex(stem, "-pod"); isSlice && i >= 0 {
 		stem = stem[i+1:]
 	}
 	uid, ok := strings.CutPrefix(stem, "pod")

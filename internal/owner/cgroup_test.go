@@ -128,10 +128,15 @@ func FuzzParseCgroup(f *testing.F) {
 	for _, tt := range cgroupPaths {
 		f.Add("0::" + tt.path + "\n")
 	}
+	for _, tt := range publishedPaths {
+		f.Add("0::" + tt.path + "\n")
+	}
 	f.Add("4:memory:/docker/" + id64 + "\n1:name=systemd:/x.service\n0::/\n")
 	f.Fuzz(func(t *testing.T, file string) {
 		g := ParseCgroup([]byte(file))
-		if g.Container != "" && ifID(g.Container, 12) == "" {
+		// Containers without an id have a name, which can be anything.
+		if g.Container != "" && ifID(g.Container, 12) == "" && !isFargateID(g.Container) &&
+			!strings.Contains(file, "lxc") && !strings.Contains(file, "/payload") {
 			t.Errorf("container %q", g.Container)
 		}
 		if g.Pod != "" && podUID("pod"+g.Pod) != g.Pod {

@@ -28,7 +28,12 @@ func (e *Engine) Diagnose(ctx context.Context, q DiagnoseQuery) (*Diagnosed, err
 		}
 	}
 	// The judgement is wanted all the more when the user lost patience.
-	return w.judge(context.WithoutCancel(ctx))
+	ctx = context.WithoutCancel(ctx)
+	d, err := w.judge(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return d, w.pair(ctx, d)
 }
 
 // watcher follows waits from a baseline on.
@@ -118,9 +123,14 @@ func (w *watcher) reconcile(ctx context.Context, holders bool) (*event.Snapshot,
 // finished counts an ended wait for its owner and site.
 func (w *watcher) finished(f *lifecycle.Finished) {
 	// An end that nobody saw proves no close().
-	if !f.Missed {
-		w.tally.Add(f.Owner, diagnosis.SiteOf(f.Direction, f.Flow), f.Since, f.Dwell)
+	if f.Missed {
+		return
 	}
+	earliest := f.Earliest
+	if f.Wait.Bound == event.Exact {
+		earliest = f.Since
+	}
+	w.tally.Add(f.Owner, diagnosis.SiteOf(f.Direction, f.Flow), earliest, f.Dwell)
 }
 
 // judge looks once more and judges what is open then.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -34,6 +35,8 @@ type Config struct {
 	Lines bool
 	// Debuginfod are the servers to ask for missing symbols, none by default.
 	Debuginfod []string
+	// CRIEndpoint is the socket of the container runtime, "" means the usual ones.
+	CRIEndpoint string
 }
 
 // Engine answers the commands. It loads nothing before it is asked.
@@ -42,6 +45,7 @@ type Engine struct {
 	log     *slog.Logger
 	owners  *owner.Resolver
 	cgroups *owner.CgroupTree
+	names   *namer
 }
 
 // New prepares an engine. It needs no privilege.
@@ -63,6 +67,7 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		e.log.Info("sockets cannot be tied to cgroups", "error", err)
 	}
+	e.names = newNamer(&e.cfg, e.log)
 	return e, nil
 }
 
@@ -161,6 +166,7 @@ func (e *Engine) facts(cases []diagnosis.Case, clock event.Clock, fds bool) reco
 		}
 		f.Processes[pid] = &p
 	}
+	e.names.fill(&f, cases)
 	return f
 }
 
@@ -169,7 +175,8 @@ func (e *Engine) cgroup(id uint64) record.Cgroup {
 		return record.Cgroup{}
 	}
 	path := e.cgroups.Path(id)
-	return record.Cgroup{Path: path, Container: owner.ParseCgroupPath(path).Container}
+	known := owner.ParseCgroupPath(path)
+	return record.Cgroup{Path: path, Container: known.Container, Pod: known.Pod}
 }
 
 // cases is casesWith for what users see: the subflows of an MPTCP socket are shown as that
@@ -200,6 +207,8 @@ func (e *Engine) casesWith(snap *event.Snapshot, q *Query, clock event.Clock, fd
 	early := q.Filter.NeedsProcesses() || q.Filter.NeedsCgroups()
 	if early {
 		facts = e.facts(cases, clock, fds)
+		e.names.warn(q.Filter)
+		facts.Peers = q.peers
 	}
 	chosen := cases[:0]
 	for i := range cases {
@@ -214,6 +223,7 @@ func (e *Engine) casesWith(snap *event.Snapshot, q *Query, clock event.Clock, fd
 	if !early {
 		facts = e.facts(chosen, clock, fds)
 	}
+	facts.Peers = q.peers
 	return chosen, facts
 }
 
@@ -259,10 +269,15 @@ func (e *Engine) explain(cases []diagnosis.Case, threshold time.Duration) {
 // openList opens what a list needs, and watches for as long as it is told to.
 func (e *Engine) openList(ctx context.Context, q *ListQuery) (*watched, error) {
 	if q.For == 0 {
-		t, err := e.open(tracer.Config{Filter: q.Filter.Kernel()})
+		chosen := q.Filter.Kernel()
+		if q.Peers {
+			// The other end need not be chosen itself.
+			chosen = event.Filter{}
+		}
+		t, err := e.open(tracer.Config{Filter: chosen})
 		return &watched{Tracer: t}, err
 	}
-	t, err := e.openStacks(tracer.Config{Filter: q.Filter.Kernel(), Live: true}, q.Threshold)
+	t, err := e.openStacks(tracer.Config{Filter: q.Filter.Kernel(), Live: true, Users: true}, q.Threshold)
 	if err != nil {
 		return nil, err
 	}
@@ -282,7 +297,7 @@ func (e *Engine) List(ctx context.Context, q ListQuery) (*Listing, error) {
 		return nil, err
 	}
 	defer t.Close()
-	snap, err := e.snapshot(context.WithoutCancel(ctx), t.Tracer, tracer.SnapshotOptions{States: q.Filter.States(), Holders: true})
+	snap, err := e.lookList(context.WithoutCancel(ctx), t, &q)
 	if err != nil {
 		return nil, err
 	}
@@ -293,4 +308,30 @@ func (e *Engine) List(ctx context.Context, q ListQuery) (*Listing, error) {
 	}
 	loss, err := t.Loss()
 	return &Listing{Facts: facts, Cases: cases, Loss: loss, UnreadNetns: snap.UnreadNetns}, err
+}
+
+// lookList takes the snapshot of a list, and finds the other ends if they are wanted.
+func (e *Engine) lookList(ctx context.Context, t *watched, q *ListQuery) (*event.Snapshot, error) {
+	chosen := q.Filter.Kernel()
+	wanted := tracer.SnapshotOptions{States: chosen.States, Holders: true}
+	if !q.Peers {
+		return e.snapshot(ctx, t.Tracer, wanted)
+	}
+	opened := chosen
+	if q.For == 0 {
+		opened = event.Filter{}
+	}
+	all, err := e.everything(ctx, t.Tracer, opened)
+	if err != nil {
+		return nil, err
+	}
+	q.peers = e.peers(all, q.Filter.MatchSocket)
+	if !narrow(opened) {
+		// What is missing elsewhere is not missed.
+		maps.DeleteFunc(all.UnreadNetns, func(ns uint32, _ string) bool {
+			return len(chosen.Netns) > 0 && !slices.Contains(chosen.Netns, ns)
+		})
+		return all, nil
+	}
+	return e.snapshot(ctx, t.Tracer, wanted)
 }

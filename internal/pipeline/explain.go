@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,6 +45,8 @@ type Explained struct {
 	// States counts the sockets that the process holds, is to accept or is blamed for.
 	States record.StateCounts
 	Facts  record.Facts
+	// Access says how the commands that are printed get to what they look at.
+	Access diagnosis.Access
 	// Observed is how long was watched.
 	Observed    time.Duration
 	Loss        event.Loss
@@ -82,7 +85,21 @@ func (e *Engine) Explain(ctx context.Context, q ExplainQuery) (*Explained, error
 	if err := x.look(ctx); err != nil {
 		return nil, err
 	}
-	return x.explain(ctx)
+	out, err := x.explain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out.Access = e.access(&out.Facts, out.all())
+	out.Process.SetCommands(out.Access)
+	return out, nil
+}
+
+// all are the sockets explained.
+func (x *Explained) all() iter.Seq[*diagnosis.Case] {
+	if x.Socket != nil {
+		return slices.Values([]*diagnosis.Case{x.Socket})
+	}
+	return slices.Values(x.Cases)
 }
 
 // explainer looks for one process or socket in what was judged, and in a look at the sockets
@@ -101,9 +118,14 @@ func (x *explainer) look(ctx context.Context) error {
 		return err
 	}
 	x.cases = owner.Cases(snap)
-	for i := range x.cases {
-		diagnosis.Explain(&x.cases[i], x.query.Threshold)
+	x.engine.explain(x.cases, x.query.Threshold)
+	wanted := map[event.Cookie]bool{x.query.Cookie: true}
+	for c := range x.judged.Waits() {
+		wanted[c.Cookie] = true
 	}
+	delete(wanted, 0)
+	pid, _, _ := x.process()
+	x.engine.join(snap, x.judged, func(s *event.Socket) bool { return wanted[s.Cookie] }, pid)
 	return nil
 }
 
@@ -245,5 +267,6 @@ func (x *explainer) explainSocket(ctx context.Context, c *diagnosis.Case, judged
 	}
 	one := []diagnosis.Case{*c}
 	out.Facts = x.engine.facts(one, x.judged.Facts.Clock, false)
+	out.Facts.Peers = x.judged.Facts.Peers
 	return x.fill(ctx, x.engine.log, one, &out.Facts)
 }

@@ -52,6 +52,10 @@ func (t *tail) transition(tr *event.Transition) error {
 	var group record.Cgroup
 	if t.cgroups {
 		group = t.engine.cgroup(tr.Cgroup)
+		if t.query.Filter.NeedsNames() {
+			group.Name = t.engine.names.container(group.Container)
+			t.engine.names.warn(t.query.Filter)
+		}
 	}
 	if !t.query.Filter.MatchTransition(tr, group) {
 		return nil

@@ -21,6 +21,11 @@ type Query struct {
 	// Facts about processes, cgroups, peers and stacks are wanted for the output. Without
 	// it only what the filter needs is looked up.
 	Facts bool
+	// Peers: List finds the other ends of connections on this host, for which it must look at
+	// the sockets of all states. Diagnose and Explain always do.
+	Peers bool
+	// peers are those found, by the cookie of our end.
+	peers map[event.Cookie]record.Peer
 }
 
 // ListQuery is a Query with a time to watch.

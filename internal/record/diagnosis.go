@@ -2,6 +2,7 @@ package record
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
@@ -31,21 +32,33 @@ type Suspect struct {
 	Unit      string `json:"unit,omitempty"`
 	Container string `json:"container,omitempty"`
 	Pod       string `json:"pod,omitempty"`
+	Names
 
 	Verdict string `json:"verdict"`
 	// Why is the reason of the verdict in one sentence.
-	Why          string         `json:"why,omitempty"`
-	Sockets      int            `json:"sockets"`
-	Stuck        int            `json:"stuck"`
-	OldestNS     *int64         `json:"oldest_ns,omitempty"`
-	OldestBound  Word           `json:"oldest_bound"`
-	GrowthPerMin *float64       `json:"growth_per_min,omitempty"`
-	Causes       map[string]int `json:"causes"`
-	FDsOpen      *uint64        `json:"fds_open,omitempty"`
-	FDsLimit     *uint64        `json:"fds_limit,omitempty"`
-	// FDsExhaustedInS is a forecast; absent where nothing grows.
-	FDsExhaustedInS *int64   `json:"fds_exhausted_in_s,omitempty"`
-	Peers           []Remote `json:"peers"`
+	Why         string `json:"why,omitempty"`
+	Sockets     int    `json:"sockets"`
+	Stuck       int    `json:"stuck"`
+	OldestNS    *int64 `json:"oldest_ns,omitempty"`
+	OldestBound Word   `json:"oldest_bound"`
+	// GrowthPerMin is how many more there are each minute, Low and High are its 95 % limits.
+	GrowthPerMin     *float64       `json:"growth_per_min,omitempty"`
+	GrowthPerMinLow  *float64       `json:"growth_per_min_low,omitempty"`
+	GrowthPerMinHigh *float64       `json:"growth_per_min_high,omitempty"`
+	Causes           map[string]int `json:"causes"`
+	FDsOpen          *uint64        `json:"fds_open,omitempty"`
+	FDsLimit         *uint64        `json:"fds_limit,omitempty"`
+	// FDsExhaustedInS is a forecast, in seconds from the end of the window, if waits keep coming
+	// at that rate and all other descriptors stay; absent where growth is not shown. Min and
+	// Max are at the limits of the rate; Max is absent where the rate may be nearly nothing.
+	FDsExhaustedInS  *int64   `json:"fds_exhausted_in_s,omitempty"`
+	FDsExhaustedMinS *int64   `json:"fds_exhausted_min_s,omitempty"`
+	FDsExhaustedMaxS *int64   `json:"fds_exhausted_max_s,omitempty"`
+	Peers            []Remote `json:"peers"`
+	// Awaits are the other ends of connections that it has ended its side of. Follows are the
+	// processes that make it wait: it has passed the ends of its waits on to these.
+	Awaits  []Ends `json:"awaits,omitempty" csv:"-"`
+	Follows []Task `json:"follows,omitempty" csv:"-"`
 	// Listeners are the processes that could accept what nobody is blamed for.
 	Listeners []Task   `json:"listeners,omitempty"`
 	Groups    []Group  `json:"groups"`
@@ -83,28 +96,39 @@ func suspectOf(p *diagnosis.Process, f *Facts) Suspect {
 	o := ownerOf(&p.Task, event.EvidenceNone, f)
 	s := Suspect{
 		Pid: o.Pid, Comm: o.Comm, Exe: o.Exe, Cmdline: o.Cmdline, StartTime: o.StartTime,
-		Unit: o.Unit, Container: o.Container, Pod: o.Pod,
+		Unit: o.Unit, Container: o.Container, Pod: o.Pod, Names: o.Names,
 		Verdict: p.Verdict.String(), Why: p.Why, Sockets: p.Sockets, Stuck: p.Stuck,
 		OldestNS: boundNS(int64(p.Oldest), p.OldestBound), OldestBound: Word(p.OldestBound.String()),
-		GrowthPerMin: p.GrowthPerMin, Causes: make(map[string]int, len(p.Causes)),
+		GrowthPerMin: p.GrowthPerMin, GrowthPerMinLow: p.GrowthPerMinLow, GrowthPerMinHigh: p.GrowthPerMinHigh, Causes: make(map[string]int, len(p.Causes)),
 		FDsOpen: positive(p.FDs.Open), FDsLimit: positive(p.FDs.Limit),
 		Peers: []Remote{}, Groups: groupsOf(p.Groups, f),
 		Advice: orEmpty(p.Advice), Commands: orEmpty(p.Commands),
 		Threads: f.Threads[o.Pid], StacksNotSampled: f.Unsampled[o.Pid],
 	}
-	if p.FDsExhaustedIn != nil {
-		s.FDsExhaustedInS = new(int64(p.FDsExhaustedIn.Seconds()))
-	}
+	s.FDsExhaustedInS, s.FDsExhaustedMinS = seconds(p.FDsExhaustedIn, 0), seconds(p.FDsExhaustedMin, 0)
+	s.FDsExhaustedMaxS = seconds(p.FDsExhaustedMax, time.Second-1)
 	for cause, n := range p.Causes {
 		s.Causes[string(cause)] = n
 	}
 	for _, peer := range p.Peers {
 		s.Peers = append(s.Peers, Remote{peer.Remote.Addr(), peer.Remote.Port(), peer.N})
 	}
+	s.Awaits = f.Awaits[o.Pid]
+	for i := range p.Follows {
+		s.Follows = append(s.Follows, taskOf(&p.Follows[i]))
+	}
 	for i := range p.Listeners {
 		s.Listeners = append(s.Listeners, taskOf(&p.Listeners[i]))
 	}
 	return s
+}
+
+// seconds is whole seconds after adding up; nil for nil.
+func seconds(d *time.Duration, up time.Duration) *int64 {
+	if d == nil {
+		return nil
+	}
+	return new(int64((*d + up) / time.Second))
 }
 
 func boundNS(ns int64, b event.Bound) *int64 {

@@ -20,6 +20,8 @@ type Group struct {
 	Stuck       int    `json:"stuck"`
 	OldestNS    *int64 `json:"oldest_ns,omitempty"`
 	OldestBound Word   `json:"oldest_bound"`
+	// Ends are the other ends that are on this host.
+	Ends []Ends `json:"ends,omitempty" csv:"-"`
 	// StackKind says at which moment the stack was taken: open, last_read, eof or close.
 	StackKind string  `json:"stack_kind,omitempty"`
 	Frames    []Frame `json:"frames,omitempty"`
@@ -31,6 +33,7 @@ func groupOf(g *diagnosis.Group, f *Facts) Group {
 	r := Group{
 		Cause: Word(g.Cause), Direction: Word(g.Site.Direction.String()), N: g.N, Stuck: g.Stuck,
 		OldestNS: boundNS(int64(g.Oldest), g.OldestBound), OldestBound: Word(g.OldestBound.String()),
+		Ends: endsOf(g.Cases, f),
 	}
 	if g.Site.Direction == event.Out {
 		r.Rport = g.Site.Port
@@ -76,6 +79,9 @@ func (g *Group) appendKey(dst []byte) []byte {
 func (g *Group) merge(o *Group) {
 	g.N += o.N
 	g.Stuck += o.Stuck
+	for i := range o.Ends {
+		g.Ends = addEnds(g.Ends, &o.Ends[i])
+	}
 	if o.OldestNS != nil && (g.OldestNS == nil || *o.OldestNS > *g.OldestNS) {
 		g.OldestNS, g.OldestBound = o.OldestNS, o.OldestBound
 	}

@@ -18,6 +18,8 @@ type Facts struct {
 	Processes map[uint32]*owner.Process
 	// Peers by the cookie of our end, where the other end is on this host.
 	Peers map[event.Cookie]Peer
+	// Awaits by pid: the other ends of the connections that a process has ended its side of.
+	Awaits map[uint32][]Ends
 	// Stacks by cookie.
 	Stacks map[event.Cookie]*Stacks
 	// Threads by pid: where the threads of suspects stand now.
@@ -26,12 +28,64 @@ type Facts struct {
 	Unsampled map[uint32]uint64
 	// Cgroups by cgroup id.
 	Cgroups map[uint64]Cgroup
+	// Containers by id and Pods by uid: what their runtime calls them.
+	Containers map[string]Names
+	Pods       map[string]Names
+	// NetnsNames by inode, escaped.
+	NetnsNames map[uint32]string
 }
 
 // Cgroup is what the path of a control group says.
 type Cgroup struct {
-	Path      string
-	Container string
+	Path           string
+	Container, Pod string
+	// Name is what the container's runtime calls it, where a filter asked for it.
+	Name string
+}
+
+// Names are what the container runtime calls a container and its pod.
+type Names struct {
+	ContainerName string `json:"container_name,omitempty"`
+	Image         string `json:"image,omitempty"`
+	PodName       string `json:"pod_name,omitempty"`
+	PodNamespace  string `json:"pod_namespace,omitempty"`
+}
+
+// Names returns what is known of a container, or at least of its pod, escaped. Either may be
+// empty.
+func (f *Facts) Names(container, pod string) Names {
+	n, ok := f.Containers[container]
+	if !ok {
+		n = f.Pods[pod]
+	}
+	return Names{Escape(n.ContainerName), Escape(n.Image), Escape(n.PodName), Escape(n.PodNamespace)}
+}
+
+// NetnsName is what the network namespace is called, "" if nothing explains it.
+func (f *Facts) NetnsName(inode uint32) string { return f.NetnsNames[inode] }
+
+// ShortContainer shortens an id as the runtimes' own tools do; a name it leaves.
+func ShortContainer(id string) string {
+	if len(id) != 64 {
+		return id
+	}
+	return id[:12]
+}
+
+// ContainerText is the name for people: what the runtime calls it, or the id.
+func (n *Names) ContainerText(id string) string {
+	if n.ContainerName != "" {
+		return n.ContainerName
+	}
+	return ShortContainer(id)
+}
+
+// PodText is namespace/name, or the uid.
+func (n *Names) PodText(uid string) string {
+	if n.PodName != "" {
+		return n.PodNamespace + "/" + n.PodName
+	}
+	return uid
 }
 
 // Process returns the facts of a pid, never nil.
@@ -78,7 +132,8 @@ type Owner struct {
 	Unit      string `json:"unit,omitempty"`
 	Container string `json:"container,omitempty"`
 	Pod       string `json:"pod,omitempty"`
-	Evidence  string `json:"evidence"`
+	Names
+	Evidence string `json:"evidence"`
 }
 
 func ownerOf(t *event.Task, e event.Evidence, f *Facts) Owner {
@@ -91,6 +146,7 @@ func ownerOf(t *event.Task, e event.Evidence, f *Facts) Owner {
 		Exe: Escape(p.Exe), Cmdline: Cmdline(p),
 		StartTime: f.Started(t.Start),
 		Unit:      Escape(p.Unit), Container: Escape(p.Container), Pod: Escape(p.Pod),
+		Names:    f.Names(p.Container, p.Pod),
 		Evidence: e.String(),
 	}
 }

@@ -229,7 +229,7 @@ func TestFromCase(t *testing.T) {
 		`"last_user":{"pid":42,"comm":"java","start_time":"2026-01-01T00:00:10.000000000Z","evidence":"write","holds":true},` +
 		`"eof_told":{"pid":42,"comm":"java","start_time":"2026-01-01T00:00:10.000000000Z","evidence":"read","holds":true},` +
 		`"listener":{"pid":42,"comm":"java","queue_len":0,"queue_max":128},"stacks":{"eof":{"frames":[{"function":"main","file":"a.go","line":1}]}},` +
-		`"peer":{"pid":9,"comm":"curl","state":"FIN_WAIT2"}}`
+		`"peer":{"pid":9,"comm":"curl","state":"FIN_WAIT2","holders":null}}`
 	if diff := cmp.Diff(want, reference(t, FromCase(c, facts))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -282,13 +282,14 @@ func TestLossAndDoctor(t *testing.T) {
 }
 
 func TestFromDiagnosis(t *testing.T) {
-	growth, left := 12.5, 90*time.Second
+	growth, low, high, left, soonest, latest := 12.5, 10.0, 15.5, 90*time.Second, 72600*time.Millisecond, 112100*time.Millisecond
 	d := &diagnosis.Diagnosis{
 		Verdict: diagnosis.Leaking, Observed: 10 * time.Second, Threshold: time.Minute, Sockets: 23,
 		Processes: []diagnosis.Process{
 			{
 				Task: event.Task{Pid: 42, Comm: event.MakeComm("java")}, Verdict: diagnosis.Leaking, Why: "23 stuck",
 				Sockets: 23, Stuck: 20, Oldest: time.Hour, OldestBound: event.AtLeast, GrowthPerMin: &growth,
+				GrowthPerMinLow: &low, GrowthPerMinHigh: &high, FDsExhaustedMin: &soonest, FDsExhaustedMax: &latest,
 				Causes: map[diagnosis.Cause]int{diagnosis.EOFIgnored: 23}, FDs: diagnosis.FDs{Open: 90, Limit: 100},
 				FDsExhaustedIn: &left, Peers: []diagnosis.Peer{{Remote: netip.MustParseAddrPort("10.0.0.9:0"), N: 23}},
 				Groups: []diagnosis.Group{{
@@ -308,8 +309,8 @@ func TestFromDiagnosis(t *testing.T) {
 		`"observed_ns":10000000000,"threshold_ns":60000000000,"sockets_close_wait":23,` +
 		`"loss":{"lost":0,"dropped":0,"evicted":0,"missed":0},"processes":[` +
 		`{"pid":42,"comm":"java","verdict":"leaking","why":"23 stuck","sockets":23,"stuck":20,"oldest_ns":3600000000000,` +
-		`"oldest_bound":"at_least","growth_per_min":12.5,"causes":{"eof_ignored":23},"fds_open":90,"fds_limit":100,` +
-		`"fds_exhausted_in_s":90,"peers":[{"raddr":"10.0.0.9","n":23}],"groups":[{"cause":"eof_ignored","direction":"in",` +
+		`"oldest_bound":"at_least","growth_per_min":12.5,"growth_per_min_low":10,"growth_per_min_high":15.5,"causes":{"eof_ignored":23},"fds_open":90,"fds_limit":100,` +
+		`"fds_exhausted_in_s":90,"fds_exhausted_min_s":72,"fds_exhausted_max_s":113,"peers":[{"raddr":"10.0.0.9","n":23}],"groups":[{"cause":"eof_ignored","direction":"in",` +
 		`"lport":80,"n":23,"stuck":20,"oldest_ns":3600000000000,"oldest_bound":"at_least","stack_kind":"last_read",` +
 		`"frames":[{"function":"f"}]}],"advice":["close it"],"commands":["ss"]},` +
 		`{"verdict":"clean","sockets":0,"stuck":0,"oldest_bound":null,"causes":{},"peers":[],"groups":[],"advice":[],"commands":[]}]}`

@@ -11,9 +11,11 @@ import (
 // Socket is one socket that exists, and what is known of it.
 type Socket struct {
 	Head
-	Cookie    uint64     `json:"cookie,omitzero"`
-	Inode     uint64     `json:"inode,omitzero"`
-	Netns     uint32     `json:"netns,omitzero"`
+	Cookie uint64 `json:"cookie,omitzero"`
+	Inode  uint64 `json:"inode,omitzero"`
+	Netns  uint32 `json:"netns,omitzero"`
+	// NetnsName is what the namespace is called, or who lives in it.
+	NetnsName string     `json:"netns_name,omitempty"`
 	Family    string     `json:"family,omitempty"`
 	Protocol  string     `json:"protocol"`
 	Laddr     netip.Addr `json:"laddr,omitzero"`
@@ -97,21 +99,53 @@ type InFlight struct {
 
 // Peer is the other end of the connection when it is on this host.
 type Peer struct {
-	Pid   uint32 `json:"pid,omitzero"`
-	Comm  string `json:"comm,omitempty"`
-	State string `json:"state"`
+	// Pid is the process responsible for it, or the one that had it and has closed it.
+	Pid  uint32 `json:"pid,omitzero"`
+	Comm string `json:"comm,omitempty"`
+	// State is absent if Gone: the socket was on this host and is no more.
+	State string `json:"state,omitempty"`
+	Gone  bool   `json:"gone,omitzero"`
+	// Cookie is absent where the kernel keeps only a mini-socket.
+	Cookie uint64 `json:"cookie,omitzero"`
+	Netns  uint32 `json:"netns,omitzero"`
+	// NetnsName is what its namespace is called, if that is another than ours.
+	NetnsName string `json:"netns_name,omitempty"`
+	// Laddr and Lport are its own. Behind NAT they are not our remote ones.
+	Laddr netip.Addr `json:"laddr,omitzero"`
+	Lport uint16     `json:"lport,omitzero"`
+	// DwellNS is how long it has been in its state, where somebody watched.
+	DwellNS    *int64 `json:"dwell_ns,omitempty"`
+	DwellBound Word   `json:"dwell_bound,omitempty"`
+	// MatchedBy is "flow", "sequence" or "flow_and_sequence"; absent if Gone.
+	MatchedBy string `json:"matched_by,omitempty"`
+	// Holders is null when nobody looked, empty when its descriptors are closed.
+	Holders []Holder `json:"holders"`
 }
 
 // PeerOf builds the record of the other end.
-func PeerOf(owner *event.Task, state event.State) Peer {
-	return Peer{Pid: owner.Pid, Comm: Escape(owner.Comm.String()), State: state.String()}
+func PeerOf(c *diagnosis.Case, matchedBy string, f *Facts) Peer {
+	who := c.Blamed
+	if !who.Known() && c.HoldersKnown && len(c.Holders) == 0 {
+		who = c.Owner
+	}
+	p := Peer{
+		Pid: who.Pid, Comm: Escape(who.Comm.String()), State: c.State.String(), Cookie: uint64(c.Cookie),
+		Netns: c.Flow.Netns, Laddr: c.Flow.Local.Addr(), Lport: c.Flow.Local.Port(),
+		MatchedBy: matchedBy, Holders: holdersOf(c, f),
+	}
+	// Of a socket that nobody watched nothing is known but that it is there.
+	if c.Bound == event.Exact || c.Bound == event.AtLeast && c.Dwell() > 0 {
+		p.DwellNS, p.DwellBound = new(int64(c.Dwell())), Word(c.Bound.String())
+	}
+	return p
 }
 
 // FromCase builds the record of one socket.
 func FromCase(c *diagnosis.Case, f *Facts) Socket {
 	r := Socket{
 		Head: head(KindSocket), Cookie: uint64(c.Cookie), Inode: c.Inode,
-		Netns: c.Flow.Netns, Family: c.Flow.Family(), Protocol: c.Flow.Protocol.String(),
+		Netns: c.Flow.Netns, NetnsName: f.NetnsName(c.Flow.Netns),
+		Family: c.Flow.Family(), Protocol: c.Flow.Protocol.String(),
 		Laddr: c.Flow.Local.Addr(), Lport: c.Flow.Local.Port(),
 		Raddr: c.Flow.Remote.Addr(), Rport: c.Flow.Remote.Port(),
 		State: c.State.String(), Direction: Word(c.Direction.String()),

@@ -97,10 +97,13 @@ func exactText(d time.Duration) string {
 
 // summary counts the processes by verdict; the nobody-known entry is no process.
 func summary(r *record.Diagnosis) string {
-	counts := map[string]int{}
+	counts, waiting := map[string]int{}, 0
 	for i := range r.Processes {
-		if r.Processes[i].Pid != 0 {
-			counts[r.Processes[i].Verdict]++
+		switch s := &r.Processes[i]; {
+		case len(s.Follows) > 0:
+			waiting++ // no bug of its own
+		case s.Pid != 0:
+			counts[s.Verdict]++
 		}
 	}
 	var parts []string
@@ -110,6 +113,9 @@ func summary(r *record.Diagnosis) string {
 	}
 	if n := counts["suspicious"]; n > 0 {
 		parts = append(parts, plural(n, "process")+" to look at")
+	}
+	if waiting > 0 {
+		parts = append(parts, map[bool]string{true: "1 process that waits", false: fmt.Sprintf("%d processes that wait", waiting)}[waiting == 1]+" because of that")
 	}
 	if len(parts) > 0 {
 		return strings.Join(parts, ", ")
@@ -151,8 +157,11 @@ func (p *page) block(s *record.Suspect, common []string) {
 	p.field("sockets", p.socketsText(s))
 	p.field("causes", causesText(s.Causes))
 	p.field("states", p.states)
+	p.field("shared", p.shared)
+	p.field("awaits", awaitsText(s.Awaits))
 	p.field("files", filesText(s))
 	p.lines("command", nonEmpty(clip(cmp.Or(s.Cmdline, s.Exe), p.all)))
+	p.field("started", p.started)
 	p.field("where", placeText(s))
 	p.field("peers", peersText(s.Peers))
 	p.field("listeners", listenersText(s.Listeners, p.all))
@@ -204,6 +213,9 @@ func (p *page) socketsText(s *record.Suspect) string {
 	established := s.Verdict == "leaking" || s.FDsExhaustedInS != nil
 	if s.GrowthPerMin != nil && (established || p.rates) {
 		text += fmt.Sprintf(", %+.1f per minute", *s.GrowthPerMin)
+		if s.GrowthPerMinLow != nil && s.GrowthPerMinHigh != nil && *s.GrowthPerMin != 0 {
+			text += fmt.Sprintf(" (%s to %s)", limitText(*s.GrowthPerMinLow), limitText(*s.GrowthPerMinHigh))
+		}
 	}
 	return text
 }
@@ -227,26 +239,60 @@ func causesText(causes map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
+// limitText has no more digits than a limit deserves.
+func limitText(perMin float64) string {
+	if perMin >= 100 || perMin <= -100 {
+		return fmt.Sprintf("%.0f", perMin)
+	}
+	return fmt.Sprintf("%.1f", perMin)
+}
+
+// filesText is the number of descriptors, and the forecast if there is one.
 func filesText(s *record.Suspect) string {
 	if s.FDsOpen == nil {
 		return ""
 	}
-	text := plural(*s.FDsOpen, "descriptor") + " open"
-	if s.FDsLimit != nil {
-		text = fmt.Sprintf("%d of %d descriptors open", *s.FDsOpen, *s.FDsLimit)
+	if s.FDsLimit == nil {
+		return plural(*s.FDsOpen, "descriptor") + " open"
 	}
-	if s.FDsExhaustedInS != nil {
-		text += ", exhausted in about " + durationText(time.Duration(*s.FDsExhaustedInS)*time.Second)
+	switch count := fmt.Sprintf("%d of %d", *s.FDsOpen, *s.FDsLimit); {
+	case *s.FDsOpen >= *s.FDsLimit:
+		return "no descriptor is left: " + count + " open"
+	case s.FDsExhaustedInS != nil:
+		return "descriptors run out in " + secondsText(*s.FDsExhaustedInS) + marginText(s) + ": " + count + " open"
+	default:
+		return count + " descriptors open"
 	}
-	return text
 }
 
+// marginText is the error of the forecast.
+func marginText(s *record.Suspect) string {
+	switch soonest, latest := s.FDsExhaustedMinS, s.FDsExhaustedMaxS; {
+	case soonest == nil:
+		return ""
+	case latest == nil:
+		return fmt.Sprintf(" (%s or later at this rate)", secondsText(*soonest))
+	default:
+		return fmt.Sprintf(" (%s to %s at this rate)", secondsText(*soonest), secondsText(*latest))
+	}
+}
+
+func secondsText(s int64) string { return durationText(time.Duration(s) * time.Second) }
+
+// placeText prefers names; a container's id is there to find it again.
 func placeText(s *record.Suspect) string {
 	var parts []string
-	for _, part := range [][2]string{{"unit ", s.Unit}, {"container ", s.Container}, {"pod ", s.Pod}} {
-		if part[1] != "" {
-			parts = append(parts, part[0]+part[1])
-		}
+	if s.Unit != "" {
+		parts = append(parts, "unit "+s.Unit)
+	}
+	switch {
+	case s.ContainerName != "":
+		parts = append(parts, fmt.Sprintf("container %s (%s)", s.ContainerName, record.ShortContainer(s.Container)))
+	case s.Container != "":
+		parts = append(parts, "container "+s.Container)
+	}
+	if pod := s.PodText(s.Pod); pod != "" {
+		parts = append(parts, "pod "+pod)
 	}
 	return strings.Join(parts, ", ")
 }
@@ -301,10 +347,12 @@ func (p *page) group(g *record.Group) {
 	text, s := groupText(g), stackedGroup(g)
 	if s.kind == "" {
 		p.field("group", text+"; "+whyText(g))
+		p.field("", otherEndsText(g.Ends))
 		return
 	}
 	p.place("group", text, &s)
 	p.field("", whyText(g))
+	p.field("", otherEndsText(g.Ends))
 	if p.whole {
 		p.stack(&s, len(indent)+labelWidth)
 	}

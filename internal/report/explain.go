@@ -23,9 +23,11 @@ type Explanation struct {
 	// Socket is nil if the process was asked for.
 	Socket *diagnosis.Case
 	// Cases are the process's sockets, the oldest first, and States all of them by state.
-	Cases       []*diagnosis.Case
-	States      record.StateCounts
-	Facts       *record.Facts
+	Cases  []*diagnosis.Case
+	States record.StateCounts
+	Facts  *record.Facts
+	// Access says how the commands that are printed get to what they look at.
+	Access      diagnosis.Access
 	Observed    time.Duration
 	Loss        event.Loss
 	UnreadNetns map[uint32]string
@@ -66,9 +68,14 @@ func (e *Explain) Write(w io.Writer, x *Explanation) error {
 	}
 }
 
-func (e *Explain) writeProcess(w io.Writer, x *Explanation) (err error) {
-	r := record.NewExplanation(x.Process, x.Cases, x.States, x.Facts, x.Observed, e.doc.o.Threshold)
+func (e *Explain) record(x *Explanation) record.Explanation {
+	r := record.NewExplanation(x.Process, x.Cases, x.States, x.Facts, x.Access, x.Observed, e.doc.o.Threshold)
 	r.Notes, r.Loss, r.UnreadNetns = x.Notes, record.LossOf(x.Loss), record.UnreadOf(x.UnreadNetns)
+	return r
+}
+
+func (e *Explain) writeProcess(w io.Writer, x *Explanation) (err error) {
+	r := e.record(x)
 	if r.Sockets, err = e.doc.sorted(r.Sockets); err != nil {
 		return err
 	}
@@ -78,13 +85,14 @@ func (e *Explain) writeProcess(w io.Writer, x *Explanation) (err error) {
 	return e.doc.writeRows(w, r.Sockets)
 }
 
-// writeSocket writes the bare record of the socket, or its row.
+// writeSocket writes the record of the socket with what is explained of it, or its row.
 func (e *Explain) writeSocket(w io.Writer, x *Explanation) error {
-	r := record.FromCase(x.Socket, x.Facts)
+	r := record.NewSocketExplanation(x.Socket, x.Facts, x.Access)
 	f := e.doc.o.Format
 	if f != JSON && f != JSONL {
-		return e.doc.writeRows(w, []record.Socket{r})
+		return e.doc.writeRows(w, []record.Socket{r.Socket})
 	}
+	r.Notes = x.Notes
 	var chosen selection
 	if len(e.doc.o.Fields) > 0 {
 		chosen = selectPaths(e.doc.o.Fields)
@@ -108,21 +116,40 @@ func (e *Explain) writePage(w io.Writer, x *Explanation) error {
 	o := &e.doc.o
 	p := &page{color: o.Color, all: o.Format == Wide, whole: true, rates: x.Observed >= minRate}
 	if x.Socket != nil {
-		(&story{p, x, x.Socket, x.Facts.Stacks[x.Socket.Cookie], o}).write()
+		newStory(p, x, x.Socket, o).write()
 		return p.writeTo(w)
 	}
-	r := record.NewExplanation(x.Process, nil, x.States, x.Facts, x.Observed, o.Threshold)
+	r := e.record(x)
 	p.states = statesText(&x.States)
+	if !r.Process.StartTime.IsZero() {
+		p.started = r.Process.StartTime.In(o.location()).Format("2006-01-02 15:04:05")
+	}
+	p.shared = sharedText(r.Shared, p.all)
 	// Who reads this has run it.
 	itself := fmt.Sprintf("tcpwaitd explain %d", r.Process.Pid)
-	r.Process.Commands = slices.DeleteFunc(slices.Clone(r.Process.Commands), func(c string) bool { return c == itself })
+	r.Process.Commands = slices.DeleteFunc(slices.Clone(r.Commands), func(c string) bool { return c == itself })
+	r.Process.Advice = r.Advice
 	p.block(&r.Process, nil)
+	if len(x.Cases) > 0 {
+		newStory(p, x, x.Cases[0], o).brief(len(x.Cases))
+	}
 	if err := e.writeCases(&p.buf, x, p.all); err != nil {
 		return err
 	}
-	r.Loss, r.UnreadNetns = record.LossOf(x.Loss), record.UnreadOf(x.UnreadNetns)
 	p.reservations(r.Loss, r.UnreadNetns)
 	return p.writeTo(w)
+}
+
+func sharedText(shared []record.Shared, all bool) string {
+	var parts []string
+	for i := range shared {
+		if i == maxHolders && !all {
+			parts = append(parts, fmt.Sprintf("%d processes more", len(shared)-i))
+			break
+		}
+		parts = append(parts, fmt.Sprintf("%d with pid %d %s", shared[i].N, shared[i].Pid, shared[i].Comm))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func statesText(counts *record.StateCounts) string {
@@ -170,9 +197,15 @@ type story struct {
 	c      *diagnosis.Case
 	stacks *record.Stacks
 	o      *Options
+	told   record.SocketExplanation
 }
 
-func (s *story) write() {
+func newStory(p *page, x *Explanation, c *diagnosis.Case, o *Options) *story {
+	return &story{p, x, c, x.Facts.Stacks[c.Cookie], o, record.NewSocketExplanation(c, x.Facts, x.Access)}
+}
+
+// head is the socket, its state and its cause.
+func (s *story) head() string {
 	c := s.c
 	title := fmt.Sprintf("socket %d", c.Cookie)
 	if c.Cookie == 0 {
@@ -185,48 +218,107 @@ func (s *story) write() {
 	if c.Cause != diagnosis.None {
 		text += ", " + string(c.Cause)
 	}
-	s.printf("%s: %s\n", s.painted(bold, title), s.painted(stuckColor(&socketRow{c: c}, s.o.Threshold), text))
-	s.field("local", string(appendAddrPort(nil, c.Flow.Local)))
-	s.field("remote", s.remote())
+	return s.painted(bold, title) + ": " + s.painted(stuckColor(&socketRow{c: c}, s.o.Threshold), text)
+}
+
+func (s *story) write() {
+	s.printf("%s\n", s.head())
+	s.ends()
 	s.who()
 	s.timeline()
-	s.field("cause", causeText(c))
-	s.field("ends", endText(c))
-	if len(s.x.Process.Commands) > 0 {
-		s.lines("try", s.x.Process.Commands)
-	}
-	advice := s.x.Process.Advice
-	if len(advice) == 0 {
-		advice = nonEmpty(diagnosis.AdviceFor(c.Cause))
-	}
-	s.advice(advice)
+	s.field("cause", causeText(s.c))
+	s.list("ends by", s.told.Endings)
+	s.lines("try", s.told.Commands)
+	s.advice(s.told.Advice)
 	s.places()
 	s.reservations(record.LossOf(s.x.Loss), nil)
 }
 
-func (s *story) remote() string {
-	text := string(appendAddrPort(nil, s.c.Flow.Remote))
-	p, known := s.x.Facts.Peers[s.c.Cookie]
-	switch {
-	case !known:
-	case p.Pid != 0:
-		text += fmt.Sprintf(", on this host: pid %d %s, %s", p.Pid, p.Comm, p.State)
-	default:
-		text += ", on this host: " + p.State
+// brief tells the oldest of many sockets, below their process.
+func (s *story) brief(of int) {
+	which := "the only one"
+	if of > 1 {
+		which = fmt.Sprintf("the oldest of %d", of)
 	}
-	return text
+	s.printf("\n%s (%s)\n", s.head(), which)
+	s.ends()
+	s.field("holders", s.holders())
+	s.timeline()
+	s.list("ends by", s.told.Endings)
+}
+
+// ends are both ends of the connection.
+func (s *story) ends() {
+	local, remote := string(appendAddrPort(nil, s.c.Flow.Local)), string(appendAddrPort(nil, s.c.Flow.Remote))
+	if name := s.x.Facts.NetnsNames[s.c.Flow.Netns]; name != "" && name != "host" {
+		local += ", in the network namespace " + name
+	}
+	s.field("local", local)
+	s.field("remote", remote)
+	if p, known := s.x.Facts.Peers[s.c.Cookie]; known {
+		s.field("peer", peerText(&p, s.c))
+	}
+}
+
+// peerText is the other end, and how it is known to be that.
+func peerText(p *record.Peer, c *diagnosis.Case) string {
+	if p.Gone {
+		return "was on this host and is gone"
+	}
+	text := p.State
+	switch {
+	case p.Pid == 0:
+	case len(p.Holders) == 0 && p.Holders != nil:
+		text = fmt.Sprintf("pid %d %s, which has closed it: %s", p.Pid, p.Comm, text)
+	default:
+		text = fmt.Sprintf("pid %d %s, %s", p.Pid, p.Comm, text)
+	}
+	switch n := len(p.Holders); {
+	case n == 0 && p.Holders != nil && p.Pid == 0:
+		text += ", held by no process any more"
+	case n > 0 && p.Pid == 0:
+		text += fmt.Sprintf(", held by pid %d %s", p.Holders[0].Pid, p.Holders[0].Comm)
+		if n > 1 {
+			text += fmt.Sprintf(" and %d more", n-1)
+		}
+	case n > 0:
+		text += fmt.Sprintf(", fd %d", p.Holders[0].FD)
+	}
+	if p.DwellNS != nil {
+		text += " for " + ageText(*p.DwellNS, p.DwellBound)
+	}
+	if p.Netns != 0 && p.Netns != c.Flow.Netns {
+		text += ", in the network namespace " + cmp.Or(p.NetnsName, fmt.Sprint(p.Netns))
+	}
+	if p.Cookie != 0 && c.Flow.Protocol != event.MPTCP {
+		text += fmt.Sprintf(", socket %d", p.Cookie)
+	}
+	return text + map[string]string{
+		"flow": " (known by its addresses)", "sequence": " (known by its sequence numbers)",
+		"flow_and_sequence": " (known by its addresses and sequence numbers)",
+	}[p.MatchedBy]
+}
+
+// list is a label and a paragraph for each text.
+func (p *page) list(label string, texts []string) {
+	for i, text := range texts {
+		p.field(map[bool]string{true: label}[i == 0], text)
+	}
 }
 
 // who names the process blamed, and everybody with a descriptor.
 func (s *story) who() {
-	r := record.FromCase(s.c, s.x.Facts)
+	r := &s.told.Socket
 	owner := "nobody known"
 	if r.Owner.Pid != 0 {
 		owner = fmt.Sprintf("pid %d %s, known by %s", r.Owner.Pid, r.Owner.Comm, r.Owner.Evidence)
 	}
 	s.field("process", owner)
 	s.lines("command", nonEmpty(clip(cmp.Or(r.Owner.Cmdline, r.Owner.Exe), s.all)))
-	s.field("where", placeText(&record.Suspect{Unit: r.Owner.Unit, Container: cmp.Or(r.Owner.Container, r.Container), Pod: r.Owner.Pod}))
+	container := cmp.Or(r.Owner.Container, r.Container)
+	s.field("where", placeText(&record.Suspect{
+		Unit: r.Owner.Unit, Container: container, Pod: r.Owner.Pod, Names: s.x.Facts.Names(container, r.Owner.Pod),
+	}))
 	s.field("holders", s.holders())
 	s.field("listeners", listenersText(record.ListenersOf(s.c), s.all))
 }
@@ -234,13 +326,15 @@ func (s *story) who() {
 // maxHolders keeps a line readable; wide shows all.
 const maxHolders = 8
 
+// holders names everybody with a descriptor, and how he came to it as far as that was seen.
 func (s *story) holders() string {
 	if !s.c.HoldersKnown {
 		return "not looked for"
 	}
 	if len(s.c.Holders) == 0 {
-		return "no process has a descriptor"
+		return "no process has a descriptor" + s.inFlight()
 	}
+	opener := s.told.Opener
 	var parts []string
 	for i := range s.c.Holders {
 		h := &s.c.Holders[i]
@@ -248,128 +342,94 @@ func (s *story) holders() string {
 			parts = append(parts, fmt.Sprintf("%d more", len(s.c.Holders)-i))
 			break
 		}
-		parts = append(parts, fmt.Sprintf("%d %s fd %d", h.Pid, record.Escape(h.Comm.String()), h.FD))
+		how := ""
+		switch {
+		case opener == nil:
+		case diagnosis.SameProcess(&h.Task, &s.c.Owner):
+			how = " (opened it)"
+		default:
+			how = " (inherited or passed)"
+		}
+		parts = append(parts, fmt.Sprintf("%d %s fd %d%s", h.Pid, record.Escape(h.Comm.String()), h.FD, how))
 	}
 	return strings.Join(parts, ", ")
 }
 
+// inFlight says what has the socket instead of a process.
+func (s *story) inFlight() string {
+	f := s.told.InFlight
+	if f == nil {
+		return ""
+	}
+	switch f.Where {
+	case "message":
+		text := "; it is in a unix-socket message that nobody has received"
+		if f.Sender != 0 {
+			text += fmt.Sprintf(", sent by pid %d", f.Sender)
+		}
+		return text
+	case "io_uring":
+		return "; it is a fixed file of an io_uring"
+	case "kernel":
+		return "; the kernel made it for itself"
+	default:
+		return "; what has it is not known"
+	}
+}
+
 // timeline tells the socket's life in its order.
 func (s *story) timeline() {
-	var lines []string
-	tell := func(at event.KTime, format string, args ...any) {
-		lines = append(lines, s.clock(at)+fmt.Sprintf(format, args...))
-	}
-	c := s.c
-	s.opened(tell)
-	s.entered(tell)
-	s.told(tell)
-	if c.LastSend != 0 && (c.SentAfterFin > 0 || c.Cause == diagnosis.HalfClose) {
-		tell(c.LastSend, "sent data, the last time so far")
-	}
-	if c.QueuesKnown {
-		tell(c.At, "now: recv_q %d, send_q %d", c.RecvQ, c.SendQ)
-	} else {
-		tell(c.At, "now")
-	}
-	for i, text := range lines {
+	for i := range s.told.Timeline {
+		step := &s.told.Timeline[i]
+		text := s.when(step)
+		if step.Pid != 0 {
+			text += fmt.Sprintf("pid %d %s", step.Pid, step.Comm)
+			if step.Tid != 0 && step.Tid != step.Pid {
+				text += fmt.Sprintf(", thread %d", step.Tid)
+			}
+			text += ": "
+		}
+		text += step.What
+		if st := s.stackNamed(step.Stack); st != nil {
+			one := stackedOf(step.Stack, record.Word(s.c.Direction.String()), record.CauseOf(s.c), st)
+			text += ", at " + one.at()
+		}
 		s.field(map[bool]string{true: "timeline"}[i == 0], text)
 	}
 }
 
-// clock writes a moment; one not known takes no room.
-func (s *story) clock(at event.KTime) string {
-	if at == 0 {
+// when is the moment of a step; one not known takes no room.
+func (s *story) when(step *record.Step) string {
+	if step.Time.IsZero() {
 		return ""
 	}
+	at := s.clock(step.Time.Time)
+	switch {
+	case step.Bound == record.Word(event.AtLeast.String()) && step.Earliest.IsZero():
+		return at + " or before: "
+	case !step.Earliest.IsZero() && s.clock(step.Earliest.Time) != at:
+		return fmt.Sprintf("between %s and %s (nobody watched): ", s.clock(step.Earliest.Time), at)
+	default:
+		return at + " "
+	}
+}
+
+func (s *story) clock(at time.Time) string {
 	now := s.x.Facts.Clock.Time(s.c.At).In(s.o.location())
-	t, layout := s.x.Facts.Clock.Time(at).In(s.o.location()), "2006-01-02 15:04:05"
-	if t.YearDay() == now.YearDay() && t.Year() == now.Year() {
-		layout = "15:04:05"
+	at = at.In(s.o.location())
+	if at.YearDay() == now.YearDay() && at.Year() == now.Year() {
+		return at.Format("15:04:05")
 	}
-	return t.Format(layout) + " "
+	return at.Format("2006-01-02 15:04:05")
 }
 
-// happened is the place of one stack and who was there.
-func (s *story) happened(slot event.StackSlot) string {
-	st := stackAt(s.stacks, slot)
-	if st == nil {
-		return ""
-	}
-	one := stackedOf(slot.String(), record.Word(s.c.Direction.String()), record.CauseOf(s.c), st)
-	text := one.place()
-	if st.Tid != 0 {
-		text += fmt.Sprintf(" (thread %d %s)", st.Tid, st.Comm)
-	}
-	return text
-}
-
-type teller func(at event.KTime, format string, args ...any)
-
-func (s *story) opened(tell teller) {
-	c := s.c
-	switch text := s.happened(event.StackOpen); {
-	case text != "":
-		tell(0, "%s", text)
-	case c.Cause == diagnosis.Unaccepted:
-		tell(0, "the connection was made by the kernel; nobody has accepted it")
-	case c.Baseline:
-		tell(0, "opened before tcpwaitd looked")
-	}
-	if text := s.happened(event.StackLastRead); text != "" {
-		tell(0, "%s", text)
-	}
-}
-
-// entered says since when the socket has been in its state.
-func (s *story) entered(tell teller) {
-	c := s.c
-	if text := s.happened(event.StackClose); text != "" {
-		tell(0, "%s", text)
-	}
-	what := "in " + c.State.String() + " since then"
-	if c.State == event.CloseWait {
-		what = "the peer closed; " + what
-	}
-	switch {
-	case c.Bound == event.BoundUnknown || c.Since == 0:
-		tell(0, "nobody knows how long it has been in %s", c.State)
-	case c.Bound == event.Exact:
-		tell(c.Since, "%s", what)
-	case c.Earliest != 0 && s.clock(c.Earliest) == s.clock(c.Since):
-		tell(c.Since, "%s", what)
-	case c.Earliest != 0:
-		tell(c.Earliest, "to %s%s (nobody watched, so between these)", s.clock(c.Since), what)
-	default:
-		tell(c.Since, "or before: %s", what)
-	}
-}
-
-// told says whether and where the program learned that the peer has closed.
-func (s *story) told(tell teller) {
-	c := s.c
-	if c.State != event.CloseWait || c.Cause == diagnosis.Unaccepted {
-		return
-	}
-	switch {
-	case c.EOFSeen:
-		text := fmt.Sprintf("EOF was told to pid %d %s, thread %d", c.EOFTask.Pid, record.Escape(c.EOFTask.Comm.String()), c.EOFTask.Tid)
-		if !c.EOFTask.Known() {
-			text = "EOF was told"
+func (s *story) stackNamed(slot string) *record.Stack {
+	for at := range event.StackSlots {
+		if at.String() == slot {
+			return stackAt(s.stacks, at)
 		}
-		if st := stackAt(s.stacks, event.StackEOF); st != nil {
-			one := stackedOf(event.StackEOF.String(), "", "", st)
-			text += ", at " + one.at()
-		}
-		tell(c.EOFAt, "%s", text)
-	case c.RecvQ > 1:
-		tell(0, "%d bytes and the EOF behind them are unread", c.RecvQ-1)
-	case c.RecvQ == 1:
-		tell(0, "the EOF is unread")
-	case c.EOFWatched:
-		tell(0, "no read has returned 0 since: the program was not told")
-	default:
-		tell(0, "the EOF was read; whether a read returned 0 nobody watched")
 	}
+	return nil
 }
 
 // places shows the stacks in full.
@@ -404,48 +464,4 @@ func causeText(c *diagnosis.Case) string {
 		r = rules[len(rules)-1]
 	}
 	return fmt.Sprintf("%s: %s; %s", c.Cause, r.When, r.Fault)
-}
-
-// endText says what would end the wait.
-func endText(c *diagnosis.Case) string {
-	switch c.Cause {
-	case diagnosis.None:
-		return ""
-	case diagnosis.Unaccepted:
-		return "with accept() and then close() by a process that listens, or with the end of the listening socket"
-	case diagnosis.InFlight:
-		return "when who receives the descriptor closes it, or what carries it (unix socket, io_uring) is closed"
-	case diagnosis.HalfClose:
-		return "when the program has sent all and closes"
-	default:
-		return closeText(c)
-	}
-}
-
-// closeText says who has to close what.
-func closeText(c *diagnosis.Case) string {
-	by := holdersText(c)
-	if by == "" {
-		return "with close() by whoever holds it"
-	}
-	return "with close() of " + by + ", or with the end of " + map[bool]string{true: "that process", false: "those processes"}[oneHolder(c)]
-}
-
-func oneHolder(c *diagnosis.Case) bool {
-	return !slices.ContainsFunc(c.Holders, func(h event.Holder) bool { return h.Pid != c.Holders[0].Pid })
-}
-
-func holdersText(c *diagnosis.Case) string {
-	var parts []string
-	for i := range c.Holders {
-		if i == maxHolders {
-			parts = append(parts, fmt.Sprintf("%d more", len(c.Holders)-i))
-			break
-		}
-		parts = append(parts, fmt.Sprintf("descriptor %d of pid %d", c.Holders[i].FD, c.Holders[i].Pid))
-	}
-	if n := len(parts); n > 1 {
-		return strings.Join(parts[:n-1], ", ") + " and " + parts[n-1]
-	}
-	return strings.Join(parts, "")
 }

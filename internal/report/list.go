@@ -5,6 +5,7 @@ import (
 	"io"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
@@ -55,6 +56,16 @@ func NewList(o Options) (*List, error) {
 // records say.
 func (l *List) NeedsFacts() bool {
 	return l.o.Format != Table || len(l.o.Fields) > 0 || l.o.Sort != ""
+}
+
+// NeedsPeers reports whether the output shows the other ends of connections.
+func (l *List) NeedsPeers() bool {
+	if len(l.o.Fields) == 0 && l.o.Format != Table {
+		return true
+	}
+	return slices.ContainsFunc(append(slices.Clone(l.o.Fields), strings.TrimPrefix(l.o.Sort, "-")), func(name string) bool {
+		return name == "other_end" || name == "peer" || strings.HasPrefix(name, "peer.")
+	})
 }
 
 // socketRow is one row; the record is built only if a column asks for it.

@@ -18,6 +18,9 @@ type page struct {
 	whole bool
 	// states are the sockets of the one process shown, by state.
 	states string
+	// started and shared are of the one process shown: since when it runs, and who else holds
+	// its sockets.
+	started, shared string
 	// rates: growth per minute is worth telling even where it is not established.
 	rates bool
 }

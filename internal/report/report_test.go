@@ -249,16 +249,18 @@ func manyListeners(n int) []event.Task {
 }
 
 func leakingDiagnosis() *record.Diagnosis {
-	growth, left := 138.0, 190*time.Second
+	growth, low, high, left, soonest, latest := 138.0, 101.0, 184.0, 54*time.Second, 40*time.Second, 74*time.Second
 	d := &diagnosis.Diagnosis{
 		Verdict: diagnosis.Leaking, Observed: 10 * time.Second, Threshold: time.Minute, Sockets: 24,
 		Loss: event.Loss{Lost: 12},
 		Processes: []diagnosis.Process{
 			{
-				Task: java, Verdict: diagnosis.Leaking, Why: "20 older than 1m0s, and 23 more in 10s than were closed",
+				Task: java, Verdict: diagnosis.Leaking, Why: "20 older than 1m, and 23 more in 10s",
 				Sockets: 23, Stuck: 20, Oldest: 43 * time.Minute, OldestBound: event.AtLeast, GrowthPerMin: &growth,
+				GrowthPerMinLow: &low, GrowthPerMinHigh: &high,
 				Causes: map[diagnosis.Cause]int{diagnosis.EOFIgnored: 20, diagnosis.UnreadEOF: 3},
 				FDs:    diagnosis.FDs{Open: 900, Limit: 1024}, FDsExhaustedIn: &left,
+				FDsExhaustedMin: &soonest, FDsExhaustedMax: &latest,
 				Peers: []diagnosis.Peer{
 					{Remote: netip.MustParseAddrPort("10.0.0.9:0"), N: 20}, {Remote: netip.MustParseAddrPort("[fd00::1]:443"), N: 3},
 				},
@@ -449,6 +451,28 @@ func TestRatesOfShortWindows(t *testing.T) {
 		}
 		if strings.Contains(buf.String(), "per minute") != tt.want {
 			t.Errorf("%+v:\n%s", tt, &buf)
+		}
+	}
+}
+
+// What is known of the descriptors, and of their end no more than that.
+func TestFilesText(t *testing.T) {
+	count := func(n uint64) *uint64 { return &n }
+	sec := func(n int64) *int64 { return &n }
+	for want, s := range map[string]record.Suspect{
+		"":                             {FDsLimit: count(1024)},
+		"1 descriptor open":            {FDsOpen: count(1)},
+		"871 of 1024 descriptors open": {FDsOpen: count(871), FDsLimit: count(1024)},
+		"no descriptor is left: 1024 of 1024 open": {FDsOpen: count(1024), FDsLimit: count(1024), FDsExhaustedInS: sec(0)},
+		"descriptors run out in 4m10s (3m40s to 4m50s at this rate): 871 of 1024 open": {
+			FDsOpen: count(871), FDsLimit: count(1024), FDsExhaustedInS: sec(250), FDsExhaustedMinS: sec(220), FDsExhaustedMaxS: sec(290),
+		},
+		"descriptors run out in 4m10s (3m40s or later at this rate): 871 of 1024 open": {
+			FDsOpen: count(871), FDsLimit: count(1024), FDsExhaustedInS: sec(250), FDsExhaustedMinS: sec(220),
+		},
+	} {
+		if got := filesText(&s); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

@@ -208,16 +208,29 @@ func appendListener(dst []byte, r *socketRow) []byte {
 	return strconv.AppendUint(dst, uint64(l.QueueMax), 10)
 }
 
+// appendPeer writes pid/comm and the state of the other end, and its namespace if that is
+// another one.
 func appendPeer(dst []byte, r *socketRow) []byte {
 	p, ok := r.facts.Peers[r.c.Cookie]
-	if !ok {
+	switch {
+	case !ok:
 		return dst
+	case p.Gone:
+		return append(dst, "gone"...)
 	}
 	if p.Pid != 0 {
 		dst = strconv.AppendUint(dst, uint64(p.Pid), 10)
 		dst = append(append(append(dst, '/'), p.Comm...), ' ')
 	}
-	return append(dst, p.State...)
+	dst = append(dst, p.State...)
+	switch {
+	case p.Netns == 0 || p.Netns == r.c.Flow.Netns:
+	case p.NetnsName != "":
+		dst = append(append(dst, '@'), p.NetnsName...)
+	default:
+		dst = strconv.AppendUint(append(dst, '@'), uint64(p.Netns), 10)
+	}
+	return dst
 }
 
 // appendPlace writes the telling stack in one line.
@@ -228,11 +241,15 @@ func appendPlace(dst []byte, r *socketRow) []byte {
 	return append(dst, s.place()...)
 }
 
-// appendContainer shortens the id as the runtimes' own tools do.
+// appendContainer writes the container's name, or its id as the runtimes' own tools do.
 func appendContainer(dst []byte, r *socketRow) []byte {
 	id := r.facts.Process(r.c.Blamed.Pid).Container
 	if id == "" {
 		id = r.facts.Cgroups[r.c.Cgroup].Container
 	}
-	return record.AppendEscaped(dst, id[:min(len(id), 12)])
+	names := r.facts.Names(id, "")
+	if names.ContainerName != "" {
+		return append(dst, names.ContainerName...)
+	}
+	return record.AppendEscaped(dst, record.ShortContainer(id))
 }

@@ -3,9 +3,11 @@ package report
 import (
 	"bytes"
 	"encoding/csv"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -280,6 +282,18 @@ func TestExplainSocket(t *testing.T) {
 		diagnosis.Explain(&c, time.Minute)
 		return &c
 	}
+	curl := []record.Holder{{Pid: 7, Comm: "curl", FD: 5}}
+	peers := map[string]record.Peer{
+		"eof_ignored": {
+			Pid: 7, Comm: "curl", State: "FIN_WAIT2", Cookie: 99, Netns: 4026532000, NetnsName: "blue", MatchedBy: "sequence",
+			DwellNS: new(int64(43 * time.Minute)), DwellBound: "exact", Holders: curl,
+		},
+		"connected":  {Pid: 7, Comm: "curl", State: "FIN_WAIT2", Cookie: 99, MatchedBy: "flow_and_sequence", Holders: []record.Holder{}},
+		"baseline":   {Gone: true},
+		"not_told":   {State: "FIN_WAIT2", MatchedBy: "flow", Holders: []record.Holder{}},
+		"fin_wait2":  {Pid: 7, Comm: "curl", State: "CLOSE_WAIT", Cookie: 99, MatchedBy: "flow", Holders: curl},
+		"half_close": {State: "FIN_WAIT2", MatchedBy: "flow", Holders: append(slices.Clone(curl), record.Holder{Pid: 8, Comm: "wget"})},
+	}
 	passed := event.Task{Pid: 9, Tid: 9, Comm: event.MakeComm("opener")}
 	for name, c := range map[string]*diagnosis.Case{
 		"eof_ignored": &cases[0],
@@ -301,6 +315,11 @@ func TestExplainSocket(t *testing.T) {
 		"in_flight":  with(func(c *diagnosis.Case) { c.Holders, c.RecvQ = nil, 0 }),
 		"half_close": with(func(c *diagnosis.Case) { c.SentKnown, c.SentAfterFin, c.LastSend = true, 9, stamp(time.Second) }),
 		"not_told":   with(func(c *diagnosis.Case) { c.EOFWatched, c.RecvQ = true, 0 }),
+		"fin_wait2":  with(func(c *diagnosis.Case) { c.State = event.FinWait2 }),
+		"in_message": with(func(c *diagnosis.Case) {
+			c.Holders, c.Passed = nil, []event.Passed{{Receiver: java, FD: 6, Sender: 9}}
+		}),
+		"in_io_uring": with(func(c *diagnosis.Case) { c.Holders, c.Fixed = nil, []event.Holder{{Task: java, FD: 2}} }),
 		"established": with(func(c *diagnosis.Case) {
 			c.State, c.Cookie = event.Established, 0
 			c.HoldersKnown, c.QueuesKnown = false, false
@@ -308,6 +327,9 @@ func TestExplainSocket(t *testing.T) {
 	} {
 		at := *facts
 		at.Clock.K = c.At
+		if p, ok := peers[name]; ok {
+			at.Peers = map[event.Cookie]record.Peer{c.Cookie: p}
+		}
 		x := &Explanation{Process: &diagnosis.Process{}, Socket: c, Facts: &at}
 		if d := judged([]diagnosis.Case{*c}); len(d.Processes) > 0 {
 			x.Process = &d.Processes[0]
@@ -318,8 +340,10 @@ func TestExplainSocket(t *testing.T) {
 		fits(t, string(text))
 	}
 	x := &Explanation{Process: &diagnosis.Process{}, Socket: &cases[0], Facts: facts}
-	if text := writeExplain(t, Options{Format: JSONL}, x); !bytes.Equal(text, append(mustJSON(t, record.FromCase(&cases[0], facts)), '\n')) {
-		t.Errorf("not the record of the socket: %s", text)
+	text := writeExplain(t, Options{Format: JSONL}, x)
+	bare := bytes.TrimSuffix(mustJSON(t, record.FromCase(&cases[0], facts)), []byte("}"))
+	if !bytes.HasPrefix(text, bare) || !json.Valid(text) {
+		t.Errorf("it does not begin with the record of the socket: %s", text)
 	}
 	golden(t, "explain,socket,json", writeExplain(t, Options{Format: JSON, Fields: []string{"cookie", "cause", "owner.pid"}}, x))
 	golden(t, "explain,socket,csv", writeExplain(t, Options{Format: CSV, Fields: []string{"cookie", "owner.comm"}}, x))

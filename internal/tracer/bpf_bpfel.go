@@ -43,6 +43,11 @@ type bpfCodeHeap struct {
 	Segmap uint64
 }
 
+type bpfComm struct {
+	_    structs.HostLayout
+	Name [16]int8
+}
+
 type bpfCounter uint32
 
 const (
@@ -55,7 +60,8 @@ const (
 	bpfCounterCOUNTER_STACKS_LIMITED bpfCounter = 6
 	bpfCounterCOUNTER_STACKS_BUSY    bpfCounter = 7
 	bpfCounterCOUNTER_STACKS_LOST    bpfCounter = 8
-	bpfCounterCOUNTER_MAX            bpfCounter = 9
+	bpfCounterCOUNTER_RELATIVES_LOST bpfCounter = 9
+	bpfCounterCOUNTER_MAX            bpfCounter = 10
 )
 
 type bpfDirection uint32
@@ -168,6 +174,35 @@ type bpfMemo struct {
 	Pad   uint32
 }
 
+type bpfPassedRow struct {
+	_        structs.HostLayout
+	Kind     uint32
+	Fd       int32
+	Cookie   uint64
+	Inode    uint64
+	Slot     uint64
+	Receiver bpfTask
+	Sender   uint32
+	Flags    uint32
+}
+
+type bpfPassing struct {
+	_          structs.HostLayout
+	Outer      uint64
+	First      uint64
+	Connection uint64
+	Queue      uint64
+	Next       uint64
+	Message    uint64
+	List       uint64
+	I          uint32
+	N          uint32
+	Listening  uint32
+	Rows       uint32
+	Found      bpfPassedRow
+	Row        [401]bpfPassedRow
+}
+
 type bpfPortBitmap struct {
 	_    structs.HostLayout
 	Word [1024]uint64
@@ -190,23 +225,31 @@ type bpfRawStack struct {
 }
 
 type bpfRecord struct {
-	_         structs.HostLayout
-	Cookie    uint64
-	Since     uint64
-	Earliest  uint64
-	EofAt     uint64
-	SentAtFin uint64
-	Stacks    [4]uint64
-	Flow      bpfFlow
-	Owner     bpfTask
-	EofTask   bpfTask
-	User      uint32
-	State     uint8
-	Bound     uint8
-	Direction uint8
-	Evidence  uint8
-	Flags     uint8
-	Pad       [7]uint8
+	_            structs.HostLayout
+	Cookie       uint64
+	Since        uint64
+	Earliest     uint64
+	EofAt        uint64
+	SentAtFin    uint64
+	Stacks       [4]uint64
+	Flow         bpfFlow
+	Owner        bpfTask
+	EofTask      bpfTask
+	User         bpfTask
+	State        uint8
+	Bound        uint8
+	Direction    uint8
+	Evidence     uint8
+	UserEvidence uint8
+	Flags        uint8
+	Pad          [2]uint8
+}
+
+type bpfRelative struct {
+	_     structs.HostLayout
+	Start uint64
+	Tgid  uint32
+	Pad   uint32
 }
 
 type bpfRule struct {
@@ -263,10 +306,14 @@ type bpfSocketRow struct {
 	LastSend     uint64
 	LastAck      uint64
 	Parent       uint64
+	Listener     uint64
 	Stacks       [4]uint64
 	Flow         bpfFlow
 	Owner        bpfTask
 	EofTask      bpfTask
+	User         bpfTask
+	SndNxt       uint32
+	RcvNxt       uint32
 	RecvQ        uint32
 	SendQ        uint32
 	AckedBeyond  int32
@@ -276,7 +323,8 @@ type bpfSocketRow struct {
 	Direction    uint8
 	Evidence     uint8
 	Shutdown     uint8
-	Pad          [5]uint8
+	UserEvidence uint8
+	Pad          [4]uint8
 }
 
 type bpfStack struct {
@@ -320,23 +368,27 @@ const (
 )
 
 type bpfTransition struct {
-	_         structs.HostLayout
-	Kind      uint32
-	Pad       uint32
-	At        uint64
-	Cookie    uint64
-	InState   uint64
-	Cgroup    uint64
-	Stacks    [4]uint64
-	Flow      bpfFlow
-	Owner     bpfTask
-	Protocol  uint16
-	OldState  uint8
-	NewState  uint8
-	Bound     uint8
-	Direction uint8
-	Evidence  uint8
-	Flags     uint8
+	_            structs.HostLayout
+	Kind         uint32
+	Pad          uint32
+	At           uint64
+	Cookie       uint64
+	InState      uint64
+	Cgroup       uint64
+	Stacks       [4]uint64
+	Flow         bpfFlow
+	Owner        bpfTask
+	User         uint32
+	Closer       uint32
+	RecvQ        uint32
+	SentAfterFin uint32
+	Protocol     uint16
+	OldState     uint8
+	NewState     uint8
+	Bound        uint8
+	Direction    uint8
+	Evidence     uint8
+	Flags        uint8
 }
 
 type bpfUnwinding uint32
@@ -375,10 +427,13 @@ const (
 	bpfMapAccepted         = "accepted"
 	bpfMapBudgets          = "budgets"
 	bpfMapCounters         = "counters"
+	bpfMapFamily           = "family"
 	bpfMapLatest           = "latest"
 	bpfMapLports           = "lports"
 	bpfMapMemos            = "memos"
+	bpfMapPassing          = "passing"
 	bpfMapPids             = "pids"
+	bpfMapQueued           = "queued"
 	bpfMapRecords          = "records"
 	bpfMapRing             = "ring"
 	bpfMapRports           = "rports"
@@ -392,12 +447,14 @@ const (
 	bpfProgAccept2         = "accept_2"
 	bpfProgAccept4         = "accept_4"
 	bpfProgAcceptExit      = "accept_exit"
+	bpfProgDumpFamily      = "dump_family"
 	bpfProgDumpFiles       = "dump_files"
 	bpfProgDumpMappings    = "dump_mappings"
 	bpfProgDumpTcp         = "dump_tcp"
 	bpfProgDumpThreads     = "dump_threads"
 	bpfProgProcessExec     = "process_exec"
 	bpfProgProcessExit     = "process_exit"
+	bpfProgProcessFork     = "process_fork"
 	bpfProgReadClocks      = "read_clocks"
 	bpfProgRecv            = "recv"
 	bpfProgRecv5           = "recv_5"
@@ -411,16 +468,21 @@ const (
 	bpfVarChosenTgid       = "chosen_tgid"
 	bpfVarClockJiffies     = "clock_jiffies"
 	bpfVarClockKtime       = "clock_ktime"
+	bpfVarFamilyRoot       = "family_root"
 	bpfVarFilter           = "filter"
 	bpfVarHz               = "hz"
 	bpfVarOwnByIo          = "own_by_io"
+	bpfVarRelativesFound   = "relatives_found"
 	bpfVarSnapshotHeld     = "snapshot_held"
 	bpfVarSnapshotImport   = "snapshot_import"
 	bpfVarSnapshotMet      = "snapshot_met"
+	bpfVarSnapshotQueued   = "snapshot_queued"
 	bpfVarSnapshotStates   = "snapshot_states"
 	bpfVarStacksPerS       = "stacks_per_s"
 	bpfVarStuckAfter       = "stuck_after"
+	bpfVarTrackUsers       = "track_users"
 	bpfVarUnusedBound      = "unused_bound"
+	bpfVarUnusedComm       = "unused_comm"
 	bpfVarUnusedCounter    = "unused_counter"
 	bpfVarUnusedDirection  = "unused_direction"
 	bpfVarUnusedEvidence   = "unused_evidence"
@@ -428,7 +490,9 @@ const (
 	bpfVarUnusedHolderRow  = "unused_holder_row"
 	bpfVarUnusedLife       = "unused_life"
 	bpfVarUnusedMappingRow = "unused_mapping_row"
+	bpfVarUnusedPassedRow  = "unused_passed_row"
 	bpfVarUnusedRawStack   = "unused_raw_stack"
+	bpfVarUnusedRelative   = "unused_relative"
 	bpfVarUnusedSocketRow  = "unused_socket_row"
 	bpfVarUnusedStack      = "unused_stack"
 	bpfVarUnusedTcpState   = "unused_tcp_state"
@@ -485,12 +549,14 @@ type bpfProgramSpecs struct {
 	Accept2      *ebpf.ProgramSpec `ebpf:"accept_2"`
 	Accept4      *ebpf.ProgramSpec `ebpf:"accept_4"`
 	AcceptExit   *ebpf.ProgramSpec `ebpf:"accept_exit"`
+	DumpFamily   *ebpf.ProgramSpec `ebpf:"dump_family"`
 	DumpFiles    *ebpf.ProgramSpec `ebpf:"dump_files"`
 	DumpMappings *ebpf.ProgramSpec `ebpf:"dump_mappings"`
 	DumpTcp      *ebpf.ProgramSpec `ebpf:"dump_tcp"`
 	DumpThreads  *ebpf.ProgramSpec `ebpf:"dump_threads"`
 	ProcessExec  *ebpf.ProgramSpec `ebpf:"process_exec"`
 	ProcessExit  *ebpf.ProgramSpec `ebpf:"process_exit"`
+	ProcessFork  *ebpf.ProgramSpec `ebpf:"process_fork"`
 	ReadClocks   *ebpf.ProgramSpec `ebpf:"read_clocks"`
 	Recv         *ebpf.ProgramSpec `ebpf:"recv"`
 	Recv5        *ebpf.ProgramSpec `ebpf:"recv_5"`
@@ -509,10 +575,13 @@ type bpfMapSpecs struct {
 	Accepted       *ebpf.MapSpec `ebpf:"accepted"`
 	Budgets        *ebpf.MapSpec `ebpf:"budgets"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Family         *ebpf.MapSpec `ebpf:"family"`
 	Latest         *ebpf.MapSpec `ebpf:"latest"`
 	Lports         *ebpf.MapSpec `ebpf:"lports"`
 	Memos          *ebpf.MapSpec `ebpf:"memos"`
+	Passing        *ebpf.MapSpec `ebpf:"passing"`
 	Pids           *ebpf.MapSpec `ebpf:"pids"`
+	Queued         *ebpf.MapSpec `ebpf:"queued"`
 	Records        *ebpf.MapSpec `ebpf:"records"`
 	Ring           *ebpf.MapSpec `ebpf:"ring"`
 	Rports         *ebpf.MapSpec `ebpf:"rports"`
@@ -533,16 +602,21 @@ type bpfVariableSpecs struct {
 	ChosenTgid       *ebpf.VariableSpec `ebpf:"chosen_tgid"`
 	ClockJiffies     *ebpf.VariableSpec `ebpf:"clock_jiffies"`
 	ClockKtime       *ebpf.VariableSpec `ebpf:"clock_ktime"`
+	FamilyRoot       *ebpf.VariableSpec `ebpf:"family_root"`
 	Filter           *ebpf.VariableSpec `ebpf:"filter"`
 	Hz               *ebpf.VariableSpec `ebpf:"hz"`
 	OwnByIo          *ebpf.VariableSpec `ebpf:"own_by_io"`
+	RelativesFound   *ebpf.VariableSpec `ebpf:"relatives_found"`
 	SnapshotHeld     *ebpf.VariableSpec `ebpf:"snapshot_held"`
 	SnapshotImport   *ebpf.VariableSpec `ebpf:"snapshot_import"`
 	SnapshotMet      *ebpf.VariableSpec `ebpf:"snapshot_met"`
+	SnapshotQueued   *ebpf.VariableSpec `ebpf:"snapshot_queued"`
 	SnapshotStates   *ebpf.VariableSpec `ebpf:"snapshot_states"`
 	StacksPerS       *ebpf.VariableSpec `ebpf:"stacks_per_s"`
 	StuckAfter       *ebpf.VariableSpec `ebpf:"stuck_after"`
+	TrackUsers       *ebpf.VariableSpec `ebpf:"track_users"`
 	UnusedBound      *ebpf.VariableSpec `ebpf:"unused_bound"`
+	UnusedComm       *ebpf.VariableSpec `ebpf:"unused_comm"`
 	UnusedCounter    *ebpf.VariableSpec `ebpf:"unused_counter"`
 	UnusedDirection  *ebpf.VariableSpec `ebpf:"unused_direction"`
 	UnusedEvidence   *ebpf.VariableSpec `ebpf:"unused_evidence"`
@@ -550,7 +624,9 @@ type bpfVariableSpecs struct {
 	UnusedHolderRow  *ebpf.VariableSpec `ebpf:"unused_holder_row"`
 	UnusedLife       *ebpf.VariableSpec `ebpf:"unused_life"`
 	UnusedMappingRow *ebpf.VariableSpec `ebpf:"unused_mapping_row"`
+	UnusedPassedRow  *ebpf.VariableSpec `ebpf:"unused_passed_row"`
 	UnusedRawStack   *ebpf.VariableSpec `ebpf:"unused_raw_stack"`
+	UnusedRelative   *ebpf.VariableSpec `ebpf:"unused_relative"`
 	UnusedSocketRow  *ebpf.VariableSpec `ebpf:"unused_socket_row"`
 	UnusedStack      *ebpf.VariableSpec `ebpf:"unused_stack"`
 	UnusedTcpState   *ebpf.VariableSpec `ebpf:"unused_tcp_state"`
@@ -585,10 +661,13 @@ type bpfMaps struct {
 	Accepted       *ebpf.Map `ebpf:"accepted"`
 	Budgets        *ebpf.Map `ebpf:"budgets"`
 	Counters       *ebpf.Map `ebpf:"counters"`
+	Family         *ebpf.Map `ebpf:"family"`
 	Latest         *ebpf.Map `ebpf:"latest"`
 	Lports         *ebpf.Map `ebpf:"lports"`
 	Memos          *ebpf.Map `ebpf:"memos"`
+	Passing        *ebpf.Map `ebpf:"passing"`
 	Pids           *ebpf.Map `ebpf:"pids"`
+	Queued         *ebpf.Map `ebpf:"queued"`
 	Records        *ebpf.Map `ebpf:"records"`
 	Ring           *ebpf.Map `ebpf:"ring"`
 	Rports         *ebpf.Map `ebpf:"rports"`
@@ -606,10 +685,13 @@ func (m *bpfMaps) Close() error {
 		m.Accepted,
 		m.Budgets,
 		m.Counters,
+		m.Family,
 		m.Latest,
 		m.Lports,
 		m.Memos,
+		m.Passing,
 		m.Pids,
+		m.Queued,
 		m.Records,
 		m.Ring,
 		m.Rports,
@@ -631,16 +713,21 @@ type bpfVariables struct {
 	ChosenTgid       *ebpf.Variable `ebpf:"chosen_tgid"`
 	ClockJiffies     *ebpf.Variable `ebpf:"clock_jiffies"`
 	ClockKtime       *ebpf.Variable `ebpf:"clock_ktime"`
+	FamilyRoot       *ebpf.Variable `ebpf:"family_root"`
 	Filter           *ebpf.Variable `ebpf:"filter"`
 	Hz               *ebpf.Variable `ebpf:"hz"`
 	OwnByIo          *ebpf.Variable `ebpf:"own_by_io"`
+	RelativesFound   *ebpf.Variable `ebpf:"relatives_found"`
 	SnapshotHeld     *ebpf.Variable `ebpf:"snapshot_held"`
 	SnapshotImport   *ebpf.Variable `ebpf:"snapshot_import"`
 	SnapshotMet      *ebpf.Variable `ebpf:"snapshot_met"`
+	SnapshotQueued   *ebpf.Variable `ebpf:"snapshot_queued"`
 	SnapshotStates   *ebpf.Variable `ebpf:"snapshot_states"`
 	StacksPerS       *ebpf.Variable `ebpf:"stacks_per_s"`
 	StuckAfter       *ebpf.Variable `ebpf:"stuck_after"`
+	TrackUsers       *ebpf.Variable `ebpf:"track_users"`
 	UnusedBound      *ebpf.Variable `ebpf:"unused_bound"`
+	UnusedComm       *ebpf.Variable `ebpf:"unused_comm"`
 	UnusedCounter    *ebpf.Variable `ebpf:"unused_counter"`
 	UnusedDirection  *ebpf.Variable `ebpf:"unused_direction"`
 	UnusedEvidence   *ebpf.Variable `ebpf:"unused_evidence"`
@@ -648,7 +735,9 @@ type bpfVariables struct {
 	UnusedHolderRow  *ebpf.Variable `ebpf:"unused_holder_row"`
 	UnusedLife       *ebpf.Variable `ebpf:"unused_life"`
 	UnusedMappingRow *ebpf.Variable `ebpf:"unused_mapping_row"`
+	UnusedPassedRow  *ebpf.Variable `ebpf:"unused_passed_row"`
 	UnusedRawStack   *ebpf.Variable `ebpf:"unused_raw_stack"`
+	UnusedRelative   *ebpf.Variable `ebpf:"unused_relative"`
 	UnusedSocketRow  *ebpf.Variable `ebpf:"unused_socket_row"`
 	UnusedStack      *ebpf.Variable `ebpf:"unused_stack"`
 	UnusedTcpState   *ebpf.Variable `ebpf:"unused_tcp_state"`
@@ -667,12 +756,14 @@ type bpfPrograms struct {
 	Accept2      *ebpf.Program `ebpf:"accept_2"`
 	Accept4      *ebpf.Program `ebpf:"accept_4"`
 	AcceptExit   *ebpf.Program `ebpf:"accept_exit"`
+	DumpFamily   *ebpf.Program `ebpf:"dump_family"`
 	DumpFiles    *ebpf.Program `ebpf:"dump_files"`
 	DumpMappings *ebpf.Program `ebpf:"dump_mappings"`
 	DumpTcp      *ebpf.Program `ebpf:"dump_tcp"`
 	DumpThreads  *ebpf.Program `ebpf:"dump_threads"`
 	ProcessExec  *ebpf.Program `ebpf:"process_exec"`
 	ProcessExit  *ebpf.Program `ebpf:"process_exit"`
+	ProcessFork  *ebpf.Program `ebpf:"process_fork"`
 	ReadClocks   *ebpf.Program `ebpf:"read_clocks"`
 	Recv         *ebpf.Program `ebpf:"recv"`
 	Recv5        *ebpf.Program `ebpf:"recv_5"`
@@ -689,12 +780,14 @@ func (p *bpfPrograms) Close() error {
 		p.Accept2,
 		p.Accept4,
 		p.AcceptExit,
+		p.DumpFamily,
 		p.DumpFiles,
 		p.DumpMappings,
 		p.DumpTcp,
 		p.DumpThreads,
 		p.ProcessExec,
 		p.ProcessExit,
+		p.ProcessFork,
 		p.ReadClocks,
 		p.Recv,
 		p.Recv5,

@@ -62,7 +62,9 @@ func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
 	constants := map[string]any{
 		"hz": hz,
 		// Wake at a quarter: the rest is room for what comes while the reader starts.
-		"wake_bytes": uint64(ring / 4),
+		"wake_bytes":  uint64(ring / 4),
+		"track_users": flag(c.Users),
+		"family_root": c.Family,
 		"filter": bpfFilter{
 			States:    uint32(f.States),
 			Netns:     oneNetns(f.Netns),
@@ -77,6 +79,9 @@ func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
+	}
+	if c.Family == 0 {
+		spec.Maps["family"].MaxEntries = 1
 	}
 	if len(f.Pids) > maxPids {
 		return fmt.Errorf("filter: %d pids, at most %d", len(f.Pids), maxPids)

@@ -14,14 +14,23 @@ const (
 	transitionSize = int(unsafe.Sizeof(bpfTransition{}))
 	socketRowSize  = int(unsafe.Sizeof(bpfSocketRow{}))
 	holderRowSize  = int(unsafe.Sizeof(bpfHolderRow{}))
+	passedRowSize  = int(unsafe.Sizeof(bpfPassedRow{}))
 
 	// enum row_kind
 	rowSocket = 1
 	rowHolder = 2
+	rowPassed = 3
+
+	// enum passed_flags
+	passedCut = 1 << 0
 
 	// enum transition_flags
 	transitionInferred = 1 << 0
 	transitionSubflow  = 1 << 1
+	transitionExiting  = 1 << 2
+	transitionEOFSeen  = 1 << 3
+	transitionWatched  = 1 << 4
+	transitionSent     = 1 << 5
 
 	// enum socket_flags
 	socketBaseline      = 1 << 0
@@ -33,6 +42,8 @@ const (
 	socketSubflow       = 1 << 6
 	socketQueues        = 1 << 7
 	socketFinReceived   = 1 << 8
+	socketSeq           = 1 << 9
+	socketKernel        = 1 << 10
 )
 
 // decodeTransition fills to from one ring record. It does not keep raw and does not
@@ -55,9 +66,19 @@ func decodeTransition(raw []byte, to *event.Transition) error {
 		Owner:     taskOf(&c.Owner),
 		Evidence:  event.Evidence(c.Evidence),
 		Cgroup:    c.Cgroup,
+		User:      c.User,
+		Closer:    c.Closer,
+		Exiting:   c.Flags&transitionExiting != 0,
 		Stacks:    stacksOf(&c.Stacks),
-		Inferred:  c.Flags&transitionInferred != 0,
-		Subflow:   c.Flags&transitionSubflow != 0,
+
+		RecvQ:        c.RecvQ,
+		SentAfterFin: c.SentAfterFin,
+		EOFSeen:      c.Flags&transitionEOFSeen != 0,
+		EOFWatched:   c.Flags&transitionWatched != 0,
+		SentKnown:    c.Flags&transitionSent != 0,
+
+		Inferred: c.Flags&transitionInferred != 0,
+		Subflow:  c.Flags&transitionSubflow != 0,
 	}
 	return nil
 }
@@ -66,6 +87,9 @@ func decodeTransition(raw []byte, to *event.Transition) error {
 type rows struct {
 	sockets []event.Socket
 	holders []event.Holder
+	passed  []passed
+	// passedCut: there was more than passed.
+	passedCut bool
 	// undated are indexes of closed sockets that a listener would date.
 	undated []int
 }
@@ -87,6 +111,12 @@ func (r *rows) decode(b []byte) ([]byte, error) {
 			}
 			r.holders = append(doubled(r.holders), decodeHolder((*bpfHolderRow)(unsafe.Pointer(&b[0]))))
 			b = b[holderRowSize:]
+		case rowPassed:
+			if len(b) < passedRowSize {
+				return b, nil
+			}
+			r.addPassed((*bpfPassedRow)(unsafe.Pointer(&b[0])))
+			b = b[passedRowSize:]
 		default:
 			return b, fmt.Errorf("decode snapshot: unknown row kind %d", kind)
 		}
@@ -138,9 +168,15 @@ func decodeSocket(c *bpfSocketRow, s *event.Socket) {
 	s.Shutdown = c.Shutdown
 	s.Subflow = c.Flags&socketSubflow != 0
 	s.Parent = event.Cookie(c.Parent)
+	s.Listener = event.Cookie(c.Listener)
+	s.Kernel = c.Flags&socketKernel != 0
+	s.SndNxt, s.RcvNxt = c.SndNxt, c.RcvNxt
+	s.SeqKnown = c.Flags&socketSeq != 0
 	s.Stacks = stacksOf(&c.Stacks)
 	s.Owner = taskOf(&c.Owner)
 	s.Evidence = event.Evidence(c.Evidence)
+	s.User = taskOf(&c.User)
+	s.UserEvidence = event.Evidence(c.UserEvidence)
 	s.Direction = event.Direction(c.Direction)
 	s.WasConnected = c.Flags&socketConnected != 0
 	inferHistory(s, c)

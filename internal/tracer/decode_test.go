@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -21,7 +22,7 @@ func mapped(a, b, c, d byte) [16]uint8 {
 }
 
 func TestDecodeTransition(t *testing.T) {
-	raw := bpfTransition{At: 7, Cookie: 11, InState: 13, Cgroup: 17, Protocol: 262, OldState: 1, NewState: 8, Bound: 1, Direction: 2, Evidence: 3, Flags: 1}
+	raw := bpfTransition{At: 7, Cookie: 11, InState: 13, Cgroup: 17, Protocol: 262, OldState: 1, NewState: 8, Bound: 1, Direction: 2, Evidence: 3, Flags: 1 | 1<<2 | 1<<4 | 1<<5, User: 41, Closer: 43, RecvQ: 47, SentAfterFin: 53}
 	raw.Flow = bpfFlow{Laddr: mapped(127, 0, 0, 1), Raddr: [16]uint8{15: 1}, Netns: 19, Lport: 80, Rport: 23}
 	raw.Owner = bpfTask{Start: 29, Tgid: 31, Tid: 37, Comm: [16]int8{'n', 'c'}}
 	want := event.Transition{
@@ -32,6 +33,8 @@ func TestDecodeTransition(t *testing.T) {
 			Netns: 19, Protocol: event.MPTCP,
 		},
 		Owner: event.Task{Start: 29, Pid: 31, Tid: 37, Comm: event.MakeComm("nc")},
+		User:  41, Closer: 43, Exiting: true,
+		RecvQ: 47, SentAfterFin: 53, EOFWatched: true, SentKnown: true,
 	}
 	var got event.Transition
 	if err := decodeTransition(bytesOf(&raw), &got); err != nil || got != want {
@@ -62,6 +65,7 @@ func TestReadAllSplitsRows(t *testing.T) {
 	for i := range 23 {
 		stream = append(stream, bytesOf(&bpfSocketRow{Kind: rowSocket, Cookie: uint64(i)})...)
 		stream = append(stream, bytesOf(&bpfHolderRow{Kind: rowHolder, Cookie: uint64(i)})...)
+		stream = append(stream, bytesOf(&bpfPassedRow{Kind: rowPassed, Inode: uint64(i + 1)})...)
 	}
 	var whole, bytewise rows
 	if err := whole.readAll(t.Context(), bytes.NewReader(stream)); err != nil {
@@ -70,17 +74,44 @@ func TestReadAllSplitsRows(t *testing.T) {
 	if err := bytewise.readAll(t.Context(), iotest.OneByteReader(bytes.NewReader(stream))); err != nil {
 		t.Fatal(err)
 	}
-	if len(whole.sockets) != 23 || len(whole.holders) != 23 || len(bytewise.sockets) != 23 || len(bytewise.holders) != 23 {
-		t.Errorf("%d and %d sockets, %d and %d holders, want 23", len(whole.sockets), len(bytewise.sockets), len(whole.holders), len(bytewise.holders))
+	if len(whole.sockets) != 23 || len(whole.holders) != 23 || len(bytewise.sockets) != 23 || len(bytewise.holders) != 23 ||
+		len(whole.passed) != 23 || len(bytewise.passed) != 23 {
+		t.Errorf("%d and %d sockets, %d and %d holders, %d and %d passed, want 23", len(whole.sockets), len(bytewise.sockets),
+			len(whole.holders), len(bytewise.holders), len(whole.passed), len(bytewise.passed))
 	}
 	if err := new(rows).readAll(t.Context(), bytes.NewReader(stream[:len(stream)-1])); err == nil {
 		t.Error("a cut stream was taken for whole")
 	}
 }
 
+// The same message by two descriptors of a process is one; two processes are two; and a
+// socket without cookie has that of its row.
+func TestPassedOnce(t *testing.T) {
+	row := func(slot, cookie, inode uint64, pid uint32, fd int32) *bpfPassedRow {
+		return &bpfPassedRow{Kind: rowPassed, Slot: slot, Cookie: cookie, Inode: inode, Receiver: bpfTask{Tgid: pid}, Fd: fd}
+	}
+	r := rows{sockets: []event.Socket{{Inode: 7, Cookie: 11}}}
+	for _, c := range []*bpfPassedRow{
+		row(1, 0, 7, 100, 9), row(1, 0, 7, 100, 5), row(1, 0, 7, 101, 3),
+		row(2, 3, 13, 100, 5), row(3, 3, 13, 100, 5),
+		{Kind: rowPassed, Flags: passedCut},
+	} {
+		r.addPassed(c)
+	}
+	var got [][4]int
+	for _, p := range r.passedOn() {
+		got = append(got, [4]int{int(p.Cookie), int(p.Inode), int(p.Receiver.Pid), int(p.FD)})
+	}
+	want := [][4]int{{3, 13, 100, 5}, {3, 13, 100, 5}, {11, 7, 100, 5}, {11, 7, 101, 3}}
+	if !slices.Equal(got, want) || !r.passedCut {
+		t.Errorf("got %v, cut %v; want %v", got, r.passedCut, want)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add(bytesOf(&bpfSocketRow{Kind: rowSocket}))
 	f.Add(bytesOf(&bpfHolderRow{Kind: rowHolder}))
+	f.Add(bytesOf(&bpfPassedRow{Kind: rowPassed, Inode: 1}))
 	f.Add(bytesOf(&bpfTransition{}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// Aligned as the kernel's buffers are.
@@ -91,6 +122,9 @@ func FuzzDecode(f *testing.F) {
 		rest, err := r.decode(raw)
 		if err == nil && len(rest) > socketRowSize {
 			t.Errorf("%d bytes left undecoded", len(rest))
+		}
+		if len(r.passedOn()) > len(r.passed) {
+			t.Error("more passed than rows")
 		}
 		var tr event.Transition
 		if err := decodeTransition(raw, &tr); (err == nil) != (len(b) >= transitionSize) {

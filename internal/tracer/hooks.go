@@ -28,6 +28,8 @@ const (
 	factThreads     = "threads"
 	factExec        = "exec"
 	factExit        = "exit"
+	factFork        = "fork"
+	factFamily      = "family"
 )
 
 // hook is one way of learning one fact.
@@ -44,10 +46,19 @@ type hook struct {
 	live bool
 	// optIn names the option that must ask for it; it costs everybody something.
 	optIn string
-	// unless names a fact that makes this one unnecessary; stacks need it all the same.
+	// unless names a fact that makes this one unnecessary; stacks and Config.Users need it
+	// all the same.
 	unless string
-	// stacks: needed only where stacks are taken.
-	stacks bool
+	// stacks, family: needed only where stacks are taken or a family is followed.
+	stacks, family bool
+}
+
+// wanted: somebody has asked for what the hook gives.
+func (h *hook) wanted(cfg *Config) bool {
+	if h.live && !cfg.Live {
+		return false
+	}
+	return !h.stacks && !h.family || h.stacks && cfg.Stacks.Sink != nil || h.family && cfg.Family != 0
 }
 
 // The kinds of hooks.
@@ -76,8 +87,11 @@ var table = []hook{
 	{fact: factTransitions, program: "state", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
 	{fact: factMappings, program: "dump_mappings", kind: kindIter, targets: []string{"task_vma"}, stacks: true},
 	{fact: factThreads, program: "dump_threads", kind: kindIter, targets: []string{"task"}, stacks: true},
-	{fact: factExec, program: "process_exec", kind: kindTpBTF, targets: []string{"sched_process_exec"}, live: true, stacks: true},
+	{fact: factExec, program: "process_exec", kind: kindTpBTF, targets: []string{"sched_process_exec"}, live: true, stacks: true, family: true},
 	{fact: factExit, program: "process_exit", kind: kindTpBTF, targets: []string{"sched_process_exit"}, live: true, stacks: true},
+	{fact: factFork, program: "process_fork", kind: kindTpBTF, targets: []string{"sched_process_fork"}, live: true, family: true},
+	// After the fork hook: what that one misses is there now.
+	{fact: factFamily, program: "dump_family", kind: kindIter, targets: []string{"task"}, live: true, family: true},
 	// After the other: it must find out whether that one ran.
 	{fact: factNested, program: "state_refused", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
 }
@@ -94,8 +108,10 @@ var without = map[string]string{
 	factNested:      "cannot watch",
 	factMappings:    "no unwind tables: stacks by frame pointers",
 	factThreads:     "nobody can say where the threads of a process stand",
-	factExec:        "the first stacks after an exec may be truncated",
+	factExec:        "the first stacks after an exec may be truncated; a process keeps the name it was forked with",
 	factExit:        "what is known of a process is kept until it is the oldest",
+	factFork:        "no process can be followed with its descendants",
+	factFamily:      "no process can be followed with its descendants",
 }
 
 // HookFact is one fact of the hook table: the ways to learn it, best first, and what is

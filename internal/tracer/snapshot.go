@@ -17,8 +17,8 @@ import (
 type SnapshotOptions struct {
 	// States of the sockets wanted; zero is all.
 	States event.StateSet
-	// Holders adds a pass over every descriptor of every process. Closed sockets and
-	// MPTCP sockets are met only there.
+	// Holders adds a pass over every descriptor of every process. Closed sockets, MPTCP
+	// sockets and sockets in unix-socket messages are met only there.
 	Holders bool
 }
 
@@ -48,7 +48,7 @@ func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Sna
 	}
 	snap := &event.Snapshot{From: Now(), ReadNetns: map[uint32]bool{}, UnreadNetns: map[uint32]string{}}
 	var all rows
-	if err := t.readSockets(ctx, &all, snap); err != nil {
+	if err := errors.Join(t.readSockets(ctx, &all, snap), t.forgetQueued()); err != nil {
 		return nil, err
 	}
 	if opts.Holders {
@@ -56,11 +56,13 @@ func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Sna
 			return nil, err
 		}
 	}
+	all.nameListeners()
 	snap.To = Now()
 	if err := t.maps.Variables["snapshot_met"].Get(&snap.Met); err != nil {
 		return nil, fmt.Errorf("read snapshot_met: %w", err)
 	}
 	snap.Sockets, snap.Holders = all.sockets, all.holders
+	snap.Passed, snap.PassedCut = all.passedOn(), all.passedCut
 	return snap, nil
 }
 

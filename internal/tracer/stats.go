@@ -27,11 +27,13 @@ type Stats struct {
 	// and those in the middle of another (StacksBusy). StacksLost were taken, but their
 	// frames did not arrive.
 	Stacks, StacksLimited, StacksBusy, StacksLost uint64
+	// RelativesLost are processes that Family does not name, for want of room.
+	RelativesLost uint64
 }
 
 // Loss is the part of Stats that users are told of.
 func (s Stats) Loss() event.Loss {
-	return event.Loss{Lost: s.Lost, Dropped: s.Dropped, Missed: s.RecordFailed + s.Refused}
+	return event.Loss{Lost: s.Lost, Dropped: s.Dropped, Missed: s.RecordFailed + s.Refused + s.RelativesLost}
 }
 
 // Stats reads the kernel's counters.
@@ -47,6 +49,7 @@ func (t *Tracer) Stats() (Stats, error) {
 		bpfCounterCOUNTER_STACKS_LIMITED: &s.StacksLimited,
 		bpfCounterCOUNTER_STACKS_BUSY:    &s.StacksBusy,
 		bpfCounterCOUNTER_STACKS_LOST:    &s.StacksLost,
+		bpfCounterCOUNTER_RELATIVES_LOST: &s.RelativesLost,
 	} {
 		var perCPU []uint64
 		if err := t.maps.Maps["counters"].Lookup(uint32(counter), &perCPU); err != nil {

@@ -51,6 +51,9 @@ func Open(cfg Config) (_ *Tracer, err error) {
 	if cfg.Proc == "" {
 		cfg.Proc = "/proc"
 	}
+	if cfg.Family != 0 && !cfg.Live {
+		return nil, errors.New("open tracer: a family can be followed by a live tracer only")
+	}
 	if err := preflight(cfg.Proc); err != nil {
 		return nil, err
 	}
@@ -82,6 +85,9 @@ func Open(cfg Config) (_ *Tracer, err error) {
 	t.reader, err = ringbuf.NewReader(t.maps.Maps["ring"])
 	if err != nil {
 		return nil, fmt.Errorf("open ring: %w", err)
+	}
+	if err := t.findFamily(); err != nil {
+		return nil, err
 	}
 	return t, t.importBaseline()
 }
@@ -124,7 +130,7 @@ func (t *Tracer) load() (*ebpf.CollectionSpec, error) {
 func (t *Tracer) attachAll(l *loader) error {
 	have := map[string]string{}
 	for _, h := range table {
-		if h.live && !t.cfg.Live || h.stacks && t.cfg.Stacks.Sink == nil {
+		if !h.wanted(&t.cfg) {
 			continue
 		}
 		result := t.try(l, h, have)
@@ -157,7 +163,7 @@ func (t *Tracer) try(l *loader, h hook, have map[string]string) hookResult {
 	switch {
 	case have[h.fact] != "":
 		r.reason = fmt.Sprintf("not needed: %s gives it", have[h.fact])
-	case h.unless != "" && have[h.unless] != "" && t.unwinder == UnwindNone:
+	case h.unless != "" && have[h.unless] != "" && t.unwinder == UnwindNone && !t.cfg.Users:
 		r.reason = fmt.Sprintf("not needed: %s tells the owner", have[h.unless])
 	case h.optIn != "" && !t.cfg.SyscallAccept:
 		r.reason = "off: it slows every system call; --syscall-accept turns it on"
@@ -273,7 +279,3 @@ func closeLinks(links []link.Link) []error {
 	}
 	return errs
 }
-
-// Family returns every process that was seen among the descendants of Config.Family, and
-// that process itself, the ended ones included. Starts are those of the processes.
-func (t *Tracer) Family() ([]event.Task, error) { return nil, nil }

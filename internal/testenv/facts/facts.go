@@ -22,6 +22,8 @@ type Line struct {
 	// CloseBefore and CloseAfter bracket the leaker's own close(), for EventClosed.
 	CloseBefore int64 `json:"close_before_ns,omitempty"`
 	CloseAfter  int64 `json:"close_after_ns,omitempty"`
+	// At is when a call first failed for want of a descriptor, for EventFull.
+	At int64 `json:"at_ns,omitempty"`
 }
 
 // Ready says that the sockets are there and the kernel agreed.
