@@ -51,7 +51,8 @@ static __always_inline int on_accept_exit(long fd)
 	if (!cookie)
 		return 0;
 	fill_task(&by.task, bpf_get_current_task_btf());
-	if (wants_stack_in(BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum)))
+	if (!only_closes &&
+	    wants_stack_in(BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum)))
 		by.stack = take_stack();
 	bpf_map_update_elem(&accepted, &cookie, &by, BPF_ANY);
 	return 0;

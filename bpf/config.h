@@ -33,6 +33,9 @@ const volatile __u64 stuck_after;
 /* Every close has, whatever it ends. */
 const volatile __u8 all_closes;
 
+/* Only transitions that tell who closed first, or found no port to connect with. */
+const volatile __u8 only_closes;
+
 /* Who read or wrote last is kept, with or without stacks. */
 const volatile __u8 track_users;
 

@@ -93,7 +93,7 @@ struct transition {
 	struct flow flow;
 	struct task owner;
 	__u32 user;   /* tgid that read or wrote last */
-	__u32 closer; /* tgid that called close() or shutdown() */
+	__u32 closer; /* tgid that called close() or shutdown() last */
 	__u32 recv_q; /* out of CLOSE_WAIT */
 	__u32
 	    sent_after_fin; /* out of CLOSE_WAIT; more than fits is all ones */
@@ -114,6 +114,7 @@ enum record_flags {
 	RECORD_SUBFLOW = 1 << 4,   /* belongs to an MPTCP socket */
 	RECORD_UNBORN = 1 << 5,	   /* LISTEN to SYN_RECV is still to be told */
 	RECORD_TIME_WAIT = 1 << 6, /* TIME_WAIT has been told */
+	RECORD_TOOK_FIN = 1 << 7, /* a recv() took the FIN with the last data */
 };
 
 /* The socket's own record, in socket storage: lives and dies with it. */
@@ -128,14 +129,15 @@ struct record {
 	struct task owner;
 	struct task eof_task;
 	struct task
-	    user; /* read or wrote last; kept where users or stacks are */
+	    user;     /* read or wrote last; kept where users or stacks are */
+	__u32 closer; /* tgid that made it FIN_WAIT1 */
 	__u8 state;
 	__u8 bound;
 	__u8 direction;
 	__u8 evidence;
 	__u8 user_evidence;
 	__u8 flags;
-	__u8 pad[2];
+	__u8 pad[6];
 };
 
 enum row_kind {
@@ -156,6 +158,9 @@ enum socket_flags {
 	SOCKET_FIN_RECEIVED = 1 << 8,
 	SOCKET_SEQ = 1 << 9,	 /* snd_nxt and rcv_nxt are known */
 	SOCKET_KERNEL = 1 << 10, /* the kernel's own: it has no file */
+	SOCKET_PORT = 1 << 11,	 /* how the local port was taken is known: */
+	SOCKET_PORT_BOUND = 1 << 12, /* by bind() or listen() */
+	SOCKET_STAMPED = 1 << 13,    /* mini-socket: had TCP timestamps */
 };
 
 /* One socket in a snapshot, written by the iterators. */
@@ -174,6 +179,7 @@ struct socket_row {
 	__u64 last_ack;
 	__u64 parent;	/* of a subflow: the cookie of its MPTCP socket */
 	__u64 listener; /* in whose accept queue it is; see struct queued */
+	__u64 ends;	/* mini-socket: when the kernel removes it */
 	__u64 stacks[STACK_SLOTS];
 	struct flow flow;
 	struct task owner;

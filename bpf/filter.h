@@ -43,9 +43,24 @@ static __always_inline bool wanted_states(__u32 states)
 	return !filter.states || (filter.states & states);
 }
 
+/*
+ * A connect() that found no port has set the state and takes it back, still without a port. A
+ * reset has a closer.
+ */
+static __always_inline bool tells_close(const struct transition *t)
+{
+	if (t->new_state == TCP_FIN_WAIT1)
+		return true;
+	if (t->new_state == TCP_CLOSING)
+		return t->closer;
+	return t->new_state == TCP_CLOSE &&
+	       (t->closer || (t->old_state == TCP_SYN_SENT && !t->flow.lport));
+}
+
 static __always_inline bool wanted(const struct transition *t)
 {
-	return wanted_states(1U << (t->old_state & 31) |
+	return (!only_closes || tells_close(t)) &&
+	       wanted_states(1U << (t->old_state & 31) |
 			     1U << (t->new_state & 31)) &&
 	       wanted_flow(&t->flow) && wanted_pid(t->owner.tgid) &&
 	       (!filter.direction || t->direction == filter.direction);

@@ -28,6 +28,14 @@ static __always_inline bool first_write(struct sock *sk, int n)
 	return !tp || written(tp) <= (__u64)n + 1;
 }
 
+/* Of a socket in CLOSE_WAIT: nothing is left, so the FIN went with the data. */
+static __always_inline bool took_fin(struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	return tp && !unread(tp);
+}
+
 /*
  * recv() returning 0 is EOF only where nothing is left unread: a recv() for 0
  * bytes returns 0 as well. A peek is told and leaves the FIN.
@@ -101,6 +109,8 @@ static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 	stack = n > 0 && wants_stack(sk);
 	if (stack || tracks_user(sk))
 		note_user(rec, EVIDENCE_READ, stack);
+	if (n > 0 && took_fin(sk))
+		rec->flags |= RECORD_TOOK_FIN;
 	if (rec->eof_at || !told_eof(sk, n, flags))
 		return 0;
 	rec->eof_at = bpf_ktime_get_ns();
@@ -112,7 +122,7 @@ static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 
 static __always_inline bool watches_io(void)
 {
-	return own_by_io || unwinder || track_users;
+	return own_by_io || (unwinder && !only_closes) || track_users;
 }
 
 static __always_inline int on_recv(struct sock *sk, int n, int flags)

@@ -188,6 +188,12 @@ struct inet_sock {
 	__be16 inet_sport;
 };
 
+/* What sockets with the same local port share. */
+struct inet_bind_bucket {
+	signed char fastreuse;
+	signed char fastreuseport;
+};
+
 struct request_sock_queue {
 	struct request_sock *rskq_accept_head;
 };
@@ -195,6 +201,7 @@ struct request_sock_queue {
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 	struct request_sock_queue icsk_accept_queue;
+	struct inet_bind_bucket *icsk_bind_hash;
 	void *icsk_ulp_data;
 	struct {
 		__u32 lrcvtime;
@@ -218,14 +225,21 @@ struct tcp_sock {
 	bool is_mptcp;
 };
 
+struct timer_list {
+	unsigned long expires; /* ticks */
+};
+
 struct inet_timewait_sock {
 	struct sock_common __tw_common;
 	volatile unsigned char tw_substate;
 	__be16 tw_sport;
+	struct timer_list tw_timer;
+	struct inet_bind_bucket *tw_tb;
 };
 
 struct tcp_timewait_sock {
 	struct inet_timewait_sock tw_sk;
+	int tw_ts_recent_stamp; /* 0: no timestamps */
 };
 
 struct request_sock {

@@ -30,13 +30,15 @@ static __always_inline bool is_wanted(struct life *life,
 {
 	struct file *file;
 
-	if (!wanted_count || !task->mm)
+	bool relative = family_root && is_relative(task);
+
+	if ((!relative && !wanted_count) || !task->mm)
 		return false;
 	file = BPF_CORE_READ(task, mm, exe_file);
 	if (!file)
 		return false;
 	fill_key(&life->program, file);
-	if (bpf_map_lookup_elem(&wanted_programs, &life->program))
+	if (relative || bpf_map_lookup_elem(&wanted_programs, &life->program))
 		return true;
 	__builtin_memset(&life->program, 0, sizeof(life->program));
 	return false;

@@ -141,6 +141,18 @@ static __always_inline __u32 unread(struct tcp_sock *tp)
 	return tp->rcv_nxt - tp->copied_seq;
 }
 
+/*
+ * Whether EOF not told can be said: the reads were watched since before the FIN, and the one
+ * that took it was among them. splice() takes it unseen.
+ */
+static __always_inline bool was_watched(const struct record *rec,
+					struct tcp_sock *tp)
+{
+	if (!(rec->flags & RECORD_WATCHED))
+		return false;
+	return !tp || unread(tp) || rec->eof_at || rec->flags & RECORD_TOOK_FIN;
+}
+
 /* The same of any socket that is connected. */
 static __always_inline __u32 unread_of(struct sock *sk, struct tcp_sock *tp)
 {

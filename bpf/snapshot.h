@@ -95,7 +95,8 @@ static __always_inline void row_dwell(struct socket_row *row,
 }
 
 static __always_inline void row_of_record(struct socket_row *row,
-					  const struct record *rec)
+					  const struct record *rec,
+					  struct tcp_sock *tp)
 {
 	row->cookie = rec->cookie;
 	row->flow = rec->flow;
@@ -108,8 +109,25 @@ static __always_inline void row_of_record(struct socket_row *row,
 	__builtin_memcpy(row->stacks, rec->stacks, sizeof(row->stacks));
 	row->direction = rec->direction;
 	row->evidence = rec->evidence;
-	row->flags |= rec->flags & (RECORD_BASELINE | RECORD_WATCHED |
-				    RECORD_SENT | RECORD_CONNECTED);
+	row->flags |=
+	    rec->flags & (RECORD_BASELINE | RECORD_SENT | RECORD_CONNECTED);
+	if (was_watched(rec, tp))
+		row->flags |= SOCKET_WATCHED;
+}
+
+/*
+ * How the port was taken: connect() marks the bucket of a port that it has chosen with -1, and
+ * chooses no port of another mark. The bucket can be gone by now: then nothing is said.
+ */
+static __always_inline void row_port(struct socket_row *row,
+				     struct inet_bind_bucket *bucket)
+{
+	if (!bucket)
+		return;
+	row->flags |= SOCKET_PORT;
+	if (BPF_CORE_READ(bucket, fastreuse) >= 0 ||
+	    BPF_CORE_READ(bucket, fastreuseport) >= 0)
+		row->flags |= SOCKET_PORT_BOUND;
 }
 
 /* Queues of a listener: connections waiting for accept(), and the limit. */
@@ -172,7 +190,10 @@ static __always_inline void row_of_sock(struct socket_row *row, struct sock *sk,
 	if (is_kernels(sk))
 		row->flags |= SOCKET_KERNEL;
 	row_queues(row, sk, tp);
-	if (!tp || row->state == TCP_LISTEN)
+	if (!tp)
+		return;
+	row_port(row, tp->inet_conn.icsk_bind_hash);
+	if (row->state == TCP_LISTEN)
 		return;
 	row->listener = listener_of(sk);
 	row->snd_nxt = tp->snd_nxt;
@@ -192,7 +213,7 @@ static __noinline void emit_socket(struct seq_file *seq, struct sock *sk,
 	row.at = bpf_ktime_get_ns();
 	row_of_sock(&row, sk, tp);
 	if (rec) {
-		row_of_record(&row, rec);
+		row_of_record(&row, rec, tp);
 		if (row.flags & SOCKET_SENT && tp)
 			row.sent_after_fin = written(tp) - rec->sent_at_fin;
 	} else {
@@ -210,9 +231,26 @@ static __noinline void emit_socket(struct seq_file *seq, struct sock *sk,
 		bpf_seq_write(seq, &row, sizeof(row));
 }
 
-/* Mini-sockets have no storage, no owner and no cookie of their own. */
+#define TIME_WAIT_LASTS 60000000000ULL /* TCP_TIMEWAIT_LEN, ns */
+
+/* Since when it is there, at the latest: whatever it receives starts its time anew. */
+static __always_inline void row_timer(struct socket_row *row,
+				      struct tcp_timewait_sock *tw)
+{
+	__s64 ticks = tw->tw_sk.tw_timer.expires - bpf_jiffies64();
+
+	row->ends = row->at + ticks * (__s64)(1000000000ULL / hz);
+	if (row->state != TCP_TIME_WAIT || row->ends <= TIME_WAIT_LASTS)
+		return;
+	row->since = row->ends - TIME_WAIT_LASTS;
+	if (row->since > row->at)
+		row->since = row->at;
+	row->bound = BOUND_AT_LEAST;
+}
+
+/* Mini-sockets have no storage, no owner and no cookie of their own; tw: not a request. */
 static __noinline void emit_mini(struct seq_file *seq, struct sock_common *skc,
-				 __u8 state)
+				 struct tcp_timewait_sock *tw, __u8 state)
 {
 	struct socket_row row = {.kind = ROW_SOCKET};
 
@@ -223,10 +261,14 @@ static __noinline void emit_mini(struct seq_file *seq, struct sock_common *skc,
 	row.protocol = IPPROTO_TCP;
 	row.flags = SOCKET_BASELINE;
 	/* A connection request has its numbers elsewhere, and no peer that knows it. */
-	if (state != TCP_NEW_SYN_RECV) {
+	if (tw) {
 		row.snd_nxt = skc->skc_tw_snd_nxt;
 		row.rcv_nxt = skc->skc_tw_rcv_nxt;
 		row.flags |= SOCKET_SEQ;
+		if (tw->tw_ts_recent_stamp)
+			row.flags |= SOCKET_STAMPED;
+		row_timer(&row, tw);
+		row_port(&row, tw->tw_sk.tw_tb);
 	}
 	fill_flow(&row.flow, skc);
 	if (wanted_flow(&row.flow))
@@ -243,11 +285,11 @@ static __always_inline int on_tcp_row(struct seq_file *seq,
 	snapshot_met++;
 	tw = bpf_skc_to_tcp_timewait_sock(skc);
 	if (tw) {
-		emit_mini(seq, skc, tw->tw_sk.tw_substate);
+		emit_mini(seq, skc, tw, tw->tw_sk.tw_substate);
 		return 0;
 	}
 	if (bpf_skc_to_tcp_request_sock(skc)) {
-		emit_mini(seq, skc, TCP_NEW_SYN_RECV);
+		emit_mini(seq, skc, NULL, TCP_NEW_SYN_RECV);
 		return 0;
 	}
 	tp = bpf_skc_to_tcp_sock(skc);

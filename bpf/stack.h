@@ -300,9 +300,16 @@ static __always_inline bool wants_stack_in(__u32 netns)
 	       wanted_pid(task->tgid);
 }
 
-static __always_inline bool wants_stack(struct sock *sk)
+/* Of a close. */
+static __always_inline bool wants_close_stack(struct sock *sk)
 {
 	return unwinder && wants_stack_in(sk->__sk_common.skc_net.net->ns.inum);
+}
+
+/* Of anything else. */
+static __always_inline bool wants_stack(struct sock *sk)
+{
+	return !only_closes && wants_close_stack(sk);
 }
 
 /* The id of the stack of the current task, 0 if none could be taken. */

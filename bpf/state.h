@@ -128,7 +128,11 @@ static __always_inline void advance(struct record *rec, struct sock *sk,
 				    int old, int new)
 {
 	identify(rec, sk);
-	remember_flow(rec, sk);
+	/* A socket can connect anew, elsewhere. */
+	if (new == TCP_SYN_SENT)
+		fill_flow(&rec->flow, &sk->__sk_common);
+	else
+		remember_flow(rec, sk);
 	learn_owner(rec, old, new);
 	if (new == TCP_ESTABLISHED)
 		note_connected(rec, sk);
@@ -189,6 +193,16 @@ static __always_inline void fill_closer(struct transition *t, struct sock *sk)
 		t->flags |= TRANSITION_EXITING;
 }
 
+/* Who closed first is of interest again when the peer turns out to have closed, too. */
+static __always_inline void keep_closer(struct transition *t,
+					struct record *rec)
+{
+	if (t->new_state == TCP_FIN_WAIT1)
+		rec->closer = t->closer;
+	else if (t->new_state == TCP_CLOSING)
+		t->closer = rec->closer;
+}
+
 /* How a wait stands when it ends: whatever was unread then is lost. */
 static __always_inline void fill_wait(struct transition *t,
 				      const struct record *rec, struct sock *sk)
@@ -201,7 +215,7 @@ static __always_inline void fill_wait(struct transition *t,
 		return;
 	if (rec->eof_at)
 		t->flags |= TRANSITION_EOF_SEEN;
-	if (rec->flags & RECORD_WATCHED)
+	if (was_watched(rec, tp))
 		t->flags |= TRANSITION_WATCHED;
 	if (!tp || !(rec->flags & RECORD_SENT))
 		return;
@@ -221,10 +235,10 @@ static __always_inline bool ends_stuck_wait(struct sock *sk, int old)
 /* The stack of connect() or close(), 0 where the current task is somebody else. */
 static __always_inline __u64 transition_stack(struct sock *sk, int old, int new)
 {
-	if (!is_tcp(sk) || !wants_stack(sk))
+	if (!is_tcp(sk) || !wants_close_stack(sk))
 		return 0;
 	if (new == TCP_SYN_SENT)
-		return take_stack();
+		return only_closes ? 0 : take_stack();
 	if (!is_closing(sk, old, new))
 		return 0;
 	return all_closes || ends_stuck_wait(sk, old) ? take_stack() : 0;
@@ -261,6 +275,8 @@ static __noinline void transit(struct sock *sk, int old, int new, __u64 stack)
 	if (old == TCP_CLOSE_WAIT)
 		fill_wait(&t, rec, sk);
 	fill_closer(&t, sk);
+	if (rec)
+		keep_closer(&t, rec);
 	if (makes_time_wait(sk, rec, old, new)) {
 		t.new_state = TCP_TIME_WAIT;
 		t.flags |= TRANSITION_INFERRED;

@@ -69,7 +69,7 @@ func Rules() []Rule {
 			func(f *facts) bool { return f.Inode != 0 && f.HoldersKnown && len(f.holding) == 0 },
 		},
 		{
-			HeldElsewhere, "the process that last used it (or opened it, if nobody was seen to use it) holds no descriptor, another does", "an inherited or passed descriptor",
+			HeldElsewhere, "the process that was told of the end (else that read or wrote last, else that opened it) holds no descriptor, another does", "an inherited or passed descriptor",
 			func(f *facts) bool { return f.passedOn() },
 		},
 		{

@@ -139,15 +139,15 @@ type change struct {
 
 func (c change) net() int { return c.came - c.gone }
 
-// change counts the waits whose cause counts. Zombies are left out, for nobody reports
-// their end.
+// change counts the waits whose cause counts. Of zombies it is known when they came; whether one
+// went is seen at the next look only.
 func (s *siteWaits) change(w window, cutoff time.Duration, counts func(Cause) bool) change {
 	ch := change{cutoff: cutoff, gone: s.closed.goneFrom(cutoff), ended: s.closed.lasted.from(cutoff)}
 	var entries []entry
 	var last, youngest event.KTime
 	for _, c := range s.waits {
 		e := entryOf(c)
-		if !counts(c.Cause) || c.Cause == ZombieFD || e.lo == 0 {
+		if !counts(c.Cause) || e.lo == 0 {
 			continue
 		}
 		youngest = max(youngest, e.lo)
@@ -375,7 +375,7 @@ func (s *siteWaits) arriving(w window) (interval, bool) {
 	var stuck, young []entry
 	var youngestStuck, youngest event.KTime
 	var oldest time.Duration
-	net := -len(s.closed.Gone) // what the window added, zombies as well: these are here
+	net := -len(s.closed.Gone) // what the window added
 	for _, c := range s.waits {
 		if !tellsByAge(c.Cause) {
 			continue

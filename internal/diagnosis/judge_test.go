@@ -138,7 +138,7 @@ func TestJudge(t *testing.T) {
 		{"zombies", watched(10*sec).open(3, 2*minute, sec, func(c *Case) { c.State = event.Close }), Suspicious, ""},
 		{"young zombies", watched(10*sec).open(30, 0, sec, func(c *Case) { c.State = event.Close }), Clean, ""},
 		{"zombies in a stream", watched(10*sec).open(60, 0, 5*sec, func(c *Case) { c.State = event.Close }), Leaking, "ages"},
-		{"zombies in a stream, all watched", watched(5*minute).open(40, 0, 6*sec, func(c *Case) { c.State = event.Close }), Leaking, "ages"},
+		{"zombies in a stream, all watched", watched(5*minute).open(40, 0, 6*sec, func(c *Case) { c.State = event.Close }), Leaking, "more in 5m"},
 		{"inherited", watched(10*sec).open(40, 0, 5*sec, func(c *Case) { c.Holders = held(task(10)); c.Owner = task(9) }), Leaking, ""},
 		{"nobody holds them", watched(10*sec).open(3, 2*minute, sec, func(c *Case) { c.Holders = nil }), Suspicious, ""},
 		{"ever new ports", watched(10*sec).open(200, 0, 550*ms, func(c *Case) {

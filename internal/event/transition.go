@@ -25,7 +25,7 @@ type Transition struct {
 	RecvQ, SentAfterFin            uint32
 	EOFSeen, EOFWatched, SentKnown bool
 	// Closer is the pid of the current task where the change is the doing of a close() or
-	// shutdown(), 0 elsewhere. Exiting: it did not call close(), the kernel did when the process
+	// shutdown(), into CLOSING that of the close before; 0 elsewhere. Exiting: it did not call close(), the kernel did when the process
 	// ended.
 	Closer  uint32
 	Exiting bool

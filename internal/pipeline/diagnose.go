@@ -43,7 +43,9 @@ type watcher struct {
 	query  *DiagnoseQuery
 	table  *lifecycle.Table
 	tally  *diagnosis.Tally
-	from   event.KTime
+	// zombies are looked for with each snapshot.
+	zombies zombies
+	from    event.KTime
 }
 
 func (e *Engine) watch(q *DiagnoseQuery) (*watcher, error) {
@@ -70,7 +72,7 @@ func (e *Engine) watch(q *DiagnoseQuery) (*watcher, error) {
 const repairEvery = 30 * time.Second
 
 func (w *watcher) run(ctx context.Context, q DiagnoseQuery) error {
-	if _, err := w.reconcile(ctx, false); err != nil {
+	if _, err := w.reconcile(ctx); err != nil {
 		return err
 	}
 	if q.First != nil {
@@ -89,7 +91,7 @@ func (w *watcher) run(ctx context.Context, q DiagnoseQuery) error {
 			return nil
 		}
 		repaired = now
-		_, err := w.reconcile(context.WithoutCancel(ctx), false)
+		_, err := w.reconcile(context.WithoutCancel(ctx))
 		return err
 	})
 }
@@ -103,8 +105,8 @@ func (w *watcher) transition(t *event.Transition) error {
 
 // reconcile takes a snapshot, applies what happened meanwhile and makes the table equal
 // to the kernel's.
-func (w *watcher) reconcile(ctx context.Context, holders bool) (*event.Snapshot, error) {
-	snap, err := w.engine.snapshot(ctx, w.Tracer, tracer.SnapshotOptions{States: judged, Holders: holders})
+func (w *watcher) reconcile(ctx context.Context) (*event.Snapshot, error) {
+	snap, err := w.engine.snapshot(ctx, w.Tracer, tracer.SnapshotOptions{States: judged, Holders: true})
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +119,7 @@ func (w *watcher) reconcile(ctx context.Context, holders bool) (*event.Snapshot,
 	for _, f := range w.table.Reconcile(snap).Finished {
 		w.finished(&f)
 	}
+	w.zombies.look(snap, w.tally)
 	return snap, nil
 }
 
@@ -135,7 +138,7 @@ func (w *watcher) finished(f *lifecycle.Finished) {
 
 // judge looks once more and judges what is open then.
 func (w *watcher) judge(ctx context.Context) (*Diagnosed, error) {
-	snap, err := w.reconcile(ctx, true)
+	snap, err := w.reconcile(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -236,13 +236,14 @@ type bpfRecord struct {
 	Owner        bpfTask
 	EofTask      bpfTask
 	User         bpfTask
+	Closer       uint32
 	State        uint8
 	Bound        uint8
 	Direction    uint8
 	Evidence     uint8
 	UserEvidence uint8
 	Flags        uint8
-	Pad          [2]uint8
+	Pad          [6]uint8
 }
 
 type bpfRelative struct {
@@ -307,6 +308,7 @@ type bpfSocketRow struct {
 	LastAck      uint64
 	Parent       uint64
 	Listener     uint64
+	Ends         uint64
 	Stacks       [4]uint64
 	Flow         bpfFlow
 	Owner        bpfTask
@@ -471,6 +473,7 @@ const (
 	bpfVarFamilyRoot       = "family_root"
 	bpfVarFilter           = "filter"
 	bpfVarHz               = "hz"
+	bpfVarOnlyCloses       = "only_closes"
 	bpfVarOwnByIo          = "own_by_io"
 	bpfVarRelativesFound   = "relatives_found"
 	bpfVarSnapshotHeld     = "snapshot_held"
@@ -605,6 +608,7 @@ type bpfVariableSpecs struct {
 	FamilyRoot       *ebpf.VariableSpec `ebpf:"family_root"`
 	Filter           *ebpf.VariableSpec `ebpf:"filter"`
 	Hz               *ebpf.VariableSpec `ebpf:"hz"`
+	OnlyCloses       *ebpf.VariableSpec `ebpf:"only_closes"`
 	OwnByIo          *ebpf.VariableSpec `ebpf:"own_by_io"`
 	RelativesFound   *ebpf.VariableSpec `ebpf:"relatives_found"`
 	SnapshotHeld     *ebpf.VariableSpec `ebpf:"snapshot_held"`
@@ -716,6 +720,7 @@ type bpfVariables struct {
 	FamilyRoot       *ebpf.Variable `ebpf:"family_root"`
 	Filter           *ebpf.Variable `ebpf:"filter"`
 	Hz               *ebpf.Variable `ebpf:"hz"`
+	OnlyCloses       *ebpf.Variable `ebpf:"only_closes"`
 	OwnByIo          *ebpf.Variable `ebpf:"own_by_io"`
 	RelativesFound   *ebpf.Variable `ebpf:"relatives_found"`
 	SnapshotHeld     *ebpf.Variable `ebpf:"snapshot_held"`

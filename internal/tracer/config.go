@@ -26,6 +26,9 @@ type Config struct {
 	// Users keeps for each socket which process read or wrote last, which costs each recv()
 	// and send() a look at the socket's record.
 	Users bool
+	// Closes keeps back all transitions but those that tell who closed first or cut a connection
+	// off, and those of a connect() that found no port; and all stacks but those of closes.
+	Closes bool
 	// Family is a process to follow with all its descendants: see Tracer.Family. 0 follows
 	// none.
 	Family uint32
@@ -65,6 +68,7 @@ func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
 		"wake_bytes":  uint64(ring / 4),
 		"track_users": flag(c.Users),
 		"family_root": c.Family,
+		"only_closes": flag(c.Closes),
 		"filter": bpfFilter{
 			States:    uint32(f.States),
 			Netns:     oneNetns(f.Netns),

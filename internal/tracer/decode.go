@@ -44,6 +44,9 @@ const (
 	socketFinReceived   = 1 << 8
 	socketSeq           = 1 << 9
 	socketKernel        = 1 << 10
+	socketPort          = 1 << 11
+	socketPortBound     = 1 << 12
+	socketStamped       = 1 << 13
 )
 
 // decodeTransition fills to from one ring record. It does not keep raw and does not
@@ -170,6 +173,9 @@ func decodeSocket(c *bpfSocketRow, s *event.Socket) {
 	s.Parent = event.Cookie(c.Parent)
 	s.Listener = event.Cookie(c.Listener)
 	s.Kernel = c.Flags&socketKernel != 0
+	s.Port = portChoiceOf(c.Flags)
+	s.Ends = event.KTime(c.Ends)
+	s.Stamped = c.Flags&socketStamped != 0
 	s.SndNxt, s.RcvNxt = c.SndNxt, c.RcvNxt
 	s.SeqKnown = c.Flags&socketSeq != 0
 	s.Stacks = stacksOf(&c.Stacks)
@@ -180,6 +186,17 @@ func decodeSocket(c *bpfSocketRow, s *event.Socket) {
 	s.Direction = event.Direction(c.Direction)
 	s.WasConnected = c.Flags&socketConnected != 0
 	inferHistory(s, c)
+}
+
+func portChoiceOf(flags uint32) event.PortChoice {
+	switch {
+	case flags&socketPort == 0:
+		return event.PortUnknown
+	case flags&socketPortBound != 0:
+		return event.PortByBind
+	default:
+		return event.PortByConnect
+	}
 }
 
 // inferHistory reads from the sequence numbers what nobody watched.

@@ -56,11 +56,16 @@ func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Sna
 			return nil, err
 		}
 	}
-	all.nameListeners()
-	snap.To = Now()
 	if err := t.maps.Variables["snapshot_met"].Get(&snap.Met); err != nil {
 		return nil, fmt.Errorf("read snapshot_met: %w", err)
 	}
+	if opts.Holders {
+		if err := t.lookAgain(ctx, &all, snap); err != nil {
+			return nil, err
+		}
+	}
+	all.nameListeners()
+	snap.To = Now()
 	snap.Sockets, snap.Holders = all.sockets, all.holders
 	snap.Passed, snap.PassedCut = all.passedOn(), all.passedCut
 	return snap, nil
