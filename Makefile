@@ -4,7 +4,7 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: help build run demo generate generate-check fmt lint test test-race test-vm bench clean
+.PHONY: help build run demo generate generate-check fmt lint test test-scenarios test-race test-vm bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,10 @@ lint: ## formatting, vet, golangci-lint, shellcheck
 	scripts/lint.sh
 
 test: ## all tests this machine allows; as root the real kernel is used
-	scripts/test.sh
+	scripts/test.sh $(ARGS)
+
+test-scenarios: ## the incidents of docs/scenarios.md with real servers (root)
+	PACKAGES=./e2e scripts/test.sh -run '^TestScenario' -parallel 4 $(ARGS)
 
 test-race: ## the same under the race detector (needs gcc)
 	scripts/test.sh -race

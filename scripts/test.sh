@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test this machine allows. Arguments go to go test.
+# Runs every test this machine allows. Arguments go to go test; $PACKAGES are the packages
+# to test, all of them where it is not set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,12 +17,17 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 status=0
 # -count=1: the kernel is an input that the test cache does not know.
-go test -count=1 -timeout 20m -v "$@" ./... >"$log" 2>&1 || status=$?
+go test -count=1 -timeout 20m -v "$@" "${PACKAGES:-./...}" >"$log" 2>&1 || status=$?
 
 grep -aE '^(ok|FAIL|---? FAIL|panic:)|\[no test files\]' "$log" | grep -v 'no test files' || true
 if [ "$status" != 0 ]; then
 	echo "--- output of what failed"
-	awk '/^=== RUN/{buf=""} {buf=buf $0 "\n"} /^ *--- FAIL/{printf "%s", buf; buf=""}' "$log" | tail -n 300
+	# Tests run beside each other: each line belongs to the test that was named last.
+	awk '/^panic:/ {rest = 1} rest {print; next}
+		/^=== / {name = $3; next}
+		/^ *--- FAIL/ {printf "%s\n%s", $0, said[$3]}
+		/^ *--- / {delete said[$3]; next}
+		{said[name] = said[name] $0 "\n"}' "$log" | tail -n 300
 	grep -naE 'cannot|undefined|build failed|setup failed' "$log" | head -n 20 || true
 fi
 skipped=$(grep -acE '^ *--- SKIP' "$log" || true)

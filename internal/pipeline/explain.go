@@ -246,6 +246,7 @@ func (x *explainer) identify(ctx context.Context, pid uint32, out *Explained) er
 		p.Task.Start, p.Task.Comm = known.Start, event.MakeComm(known.Comm)
 		p.FDs = diagnosis.FDs{Open: int(known.FDsOpen), Limit: int(known.FDLimit)}
 		out.Facts.Processes[pid] = &known
+		e.names.fill(&out.Facts, nil)
 	}
 	if out.Facts.Threads[pid] == nil {
 		// As if it were suspected: only of such processes threads are looked at.
