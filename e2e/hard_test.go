@@ -113,8 +113,9 @@ func TestHardReuseport(t *testing.T) {
 	pid := x.pids(t, nil)[0]
 	const clients = 97 // of 97 hashes none falls on one of five once in 2.5e9 runs
 	for range clients {
-		c := s.dial(t, x.port)
-		c.CloseWrite()
+		if err := s.dial(t, x.port).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// The four good ones have closed theirs when the rest does not change any more: they
 	// are waiting in accept() and the bad one has the rest in its queue.
@@ -144,7 +145,9 @@ func TestHardMigration(t *testing.T) {
 	x := s.act(t, "migrate")
 	x.awaitOutput(t, "go")
 	for range n {
-		s.dial(t, x.port).CloseWrite()
+		if err := s.dial(t, x.port).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s.awaitWaitsAt(t, n, x.port)
 	pid := x.pids(t, func() {

@@ -14,12 +14,15 @@ func TestScenario01EOFForgotten(t *testing.T) {
 		eof   []string
 	}{
 		"c": {func(t *testing.T, s *scene) *target {
+			t.Helper()
 			return s.serve(t, s.compile(t, "gcc", program("forgetful.c"), "forgetful"), "PORT")
 		}, []string{"read", "read_line", "handle_session", "main"}},
 		"python": {func(t *testing.T, s *scene) *target {
+			t.Helper()
 			return s.serve(t, python(t), source(t, program("forgetful.py")), "PORT")
 		}, []string{"recv", anything, "handle_session", anything, "<module>"}},
 		"go": {func(t *testing.T, s *scene) *target {
+			t.Helper()
 			return s.serve(t, s.gobuild(t, "goserver", "goserver"), "127.0.0.1:PORT")
 		}, []string{anything, "net.(*conn).Read", "main.leakHandler", "main.acceptLoop"}},
 	} {

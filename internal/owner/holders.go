@@ -212,8 +212,8 @@ func (x *Index) join(c *diagnosis.Case) {
 	case c.Holders != nil:
 	case !inAcceptQueue(&c.Socket):
 		c.Passed = x.Passed(c.Cookie)
-	case c.Socket.Listener != 0:
-		c.Listeners = x.ByCookie(c.Socket.Listener)
+	case c.Listener != 0:
+		c.Listeners = x.ByCookie(c.Listener)
 	default:
 		c.Listeners = x.Listeners(c.Flow)
 	}

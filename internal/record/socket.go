@@ -201,7 +201,7 @@ func AcceptorsOf(c *diagnosis.Case) []Listener {
 // Parties are who was seen to have to do with the socket, each nil if nobody was.
 func Parties(c *diagnosis.Case, f *Facts) (opener, lastUser, eofTold *Party) {
 	if c.Socket.Evidence == event.EvidenceAccept || c.Socket.Evidence == event.EvidenceConnect {
-		opener = partyOf(c, &c.Socket.Owner, c.Socket.Evidence, f)
+		opener = partyOf(c, &c.Owner, c.Socket.Evidence, f)
 	}
 	if c.EOFSeen {
 		eofTold = partyOf(c, &c.EOFTask, event.EvidenceRead, f)
