@@ -16,11 +16,13 @@ func TestScenario05BlockedOnLock(t *testing.T) {
 	}{
 		// Blocked before it reads.
 		"c": {func(t *testing.T, s *scene) *target {
+			t.Helper()
 			return s.serve(t, s.compile(t, "gcc", program("deadlock.c"), "deadlock", "-pthread"), "PORT")
 		}, uint32(len(request)) + 1, "unread_data", "leaking", "charge_quota"},
 		// Blocked when it has read the request, which is one byte. Ends that nobody read could
 		// be those of a pool.
 		"java": {func(t *testing.T, s *scene) *target {
+			t.Helper()
 			return s.jvm(t, "Deadlock", "PORT")
 		}, 1, "unread_eof", "suspicious", "Deadlock.chargeQuota"},
 	} {

@@ -22,6 +22,7 @@ func TestScenario11TwoWayProxy(t *testing.T) {
 }
 
 func twoWayProxy(t *testing.T, name string) {
+	t.Helper()
 	s := newScene(t)
 	s.innocents(t)
 	server := s.serving(t, "server", "-do", "forget")
