@@ -37,6 +37,7 @@ func TestScenario12ShutdownWithoutClose(t *testing.T) {
 }
 
 func zombies(t *testing.T, s *scene, x *target, one func()) {
+	t.Helper()
 	s.innocents(t)
 	v := s.grow(t, func(int) { one() })
 	v.demand(t, "leaking", accusation{x.pid(), "zombie_fd", "in", n})

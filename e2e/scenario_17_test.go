@@ -16,6 +16,7 @@ func TestScenario17OtherNamespace(t *testing.T) {
 	// By the tool people use, which moves the program into the namespace itself.
 	ip := tool(t, "ip")
 	server := playBy(t, []string{"server", "-do", "forget"}, func(t *testing.T, cmd *exec.Cmd) *target {
+		t.Helper()
 		cmd.Path, cmd.Args = ip, append([]string{ip, "netns", "exec", s.ns.Name}, append([]string{cmd.Path}, cmd.Args[1:]...)...)
 		return s.start(t, cmd)
 	})
