@@ -256,7 +256,7 @@ func (l *lab) dial(t *testing.T, port uint16) *client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(stackPatience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	return &client{conn.(*net.TCPConn), ports{port, addrPort(conn.LocalAddr()).Port()}}
