@@ -242,8 +242,10 @@ struct relative {
 	__u32 pad;
 };
 
-struct comm {
-	char name[COMM_LEN];
+/* What is known of it. */
+struct kin {
+	__u64 ended; /* bpf_ktime_get_ns; 0: it runs */
+	char comm[COMM_LEN];
 };
 
 /* Index of a per-CPU counter. Monotonic; Go subtracts. */

@@ -6,7 +6,7 @@
 #define MAX_RELATIVES 65536
 
 /*
- * process -> its name. A number that is used again is another process.
+ * process -> its name and its end. A number that is used again is another process.
  * Inserts: the fork hook, the family iterator. Deletes: nobody. Full: counted as
  * RELATIVES_LOST; descendants of a process that is not in it are not either.
  */
@@ -15,7 +15,7 @@ struct {
 	__uint(max_entries, MAX_RELATIVES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct relative);
-	__type(value, struct comm);
+	__type(value, struct kin);
 } family SEC(".maps");
 
 static __always_inline struct relative relative_of(struct task_struct *task)
@@ -38,11 +38,21 @@ static __always_inline bool is_relative(struct task_struct *task)
 static __always_inline void add_relative(struct task_struct *task)
 {
 	struct relative key = relative_of(task);
-	struct comm comm;
+	struct kin kin = {};
 
-	bpf_probe_read_kernel_str(comm.name, sizeof(comm.name), task->comm);
-	if (bpf_map_update_elem(&family, &key, &comm, BPF_ANY))
+	bpf_probe_read_kernel_str(kin.comm, sizeof(kin.comm), task->comm);
+	if (bpf_map_update_elem(&family, &key, &kin, BPF_ANY))
 		count(COUNTER_RELATIVES_LOST);
+}
+
+/* Its last thread ends; the kernel has not closed its files yet. */
+static __always_inline void end_relative(struct task_struct *task)
+{
+	struct relative key = relative_of(task);
+	struct kin *kin = bpf_map_lookup_elem(&family, &key);
+
+	if (kin)
+		kin->ended = bpf_ktime_get_ns();
 }
 
 static __always_inline int on_fork(struct task_struct *parent,

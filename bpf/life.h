@@ -80,7 +80,11 @@ static __always_inline int on_exit(struct task_struct *task)
 	struct life life = {.kind = RING_EXIT, .tgid = task->tgid};
 
 	/* Of the last thread, whichever that is. */
-	if (task->signal->live.counter > 0 || !had_sockets(life.tgid))
+	if (task->signal->live.counter > 0)
+		return 0;
+	if (family_root)
+		end_relative(task);
+	if (!had_sockets(life.tgid))
 		return 0;
 	forget(life.tgid);
 	tell_life(&life, BPF_RB_NO_WAKEUP);

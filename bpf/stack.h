@@ -297,7 +297,7 @@ static __always_inline bool wants_stack_in(__u32 netns)
 	struct task_struct *task = bpf_get_current_task_btf();
 
 	return (!filter.netns || filter.netns == netns) &&
-	       wanted_pid(task->tgid);
+	       (!family_root || is_relative(task)) && wanted_pid(task->tgid);
 }
 
 /* Of a close. */

@@ -90,6 +90,8 @@ static __always_inline void fill_without_record(struct transition *t,
 {
 	t->cookie = id_of(sk);
 	fill_flow(&t->flow, &sk->__sk_common);
+	if (!t->flow.lport)
+		t->flow.lport = former_port(sk);
 	t->cgroup = cgroup_of(sk);
 	t->protocol = sk->sk_protocol;
 }

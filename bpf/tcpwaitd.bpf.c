@@ -23,8 +23,8 @@
 #include "hotspot.h"
 #include "python.h"
 #include "unwind.h"
-#include "stack.h"
 #include "family.h"
+#include "stack.h"
 #include "life.h"
 #include "state.h"
 #include "accept.h"
@@ -42,7 +42,7 @@ const struct socket_row *unused_socket_row __attribute__((unused));
 const struct holder_row *unused_holder_row __attribute__((unused));
 const struct passed_row *unused_passed_row __attribute__((unused));
 const struct relative *unused_relative __attribute__((unused));
-const struct comm *unused_comm __attribute__((unused));
+const struct kin *unused_kin __attribute__((unused));
 const struct stack *unused_stack __attribute__((unused));
 const struct raw_stack *unused_raw_stack __attribute__((unused));
 const struct life *unused_life __attribute__((unused));

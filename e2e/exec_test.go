@@ -79,6 +79,7 @@ type executed struct {
 	Command      []string
 	ExitCode     int `json:"exit_code"`
 	Unclosed     int
+	ClosedAtExit int `json:"closed_at_exit"`
 	StillRunning []struct {
 		Pid  int
 		Comm string
@@ -521,6 +522,88 @@ func TestExecFormats(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(text), err)
 	}
 	run(t, append([]string{"exec", "--report", "/no/such/directory/x"}, argv...)...).want(t, 2)
+}
+
+// tidied judges a program that tidies up at its end: its waits last longer than the grace time.
+func tidied(t *testing.T, name string, code, unclosed int, flags []string, argv ...string) executed {
+	t.Helper()
+	x := judgeExec(t, code, append([]string{"--grace", "300ms"}, flags...), argv...)
+	if x.Unclosed != unclosed || x.ClosedAtExit != unclosed || x.Loss.Lost != 0 {
+		t.Errorf("%s: %d never closed, %d only when the process ended, want %d: %+v", name, x.Unclosed, x.ClosedAtExit, unclosed, x)
+	}
+	return x
+}
+
+// What CPython closes when it finalizes the program has not closed; what the program closes,
+// however late, it has.
+func TestExecLastBreath(t *testing.T) {
+	requireGuestPrograms(t)
+	python := func(count int, how string) []string {
+		return []string{"python3", execScript(t, "tidies.py"), strconv.Itoa(count), how}
+	}
+	for name, tt := range map[string]struct {
+		argv           []string
+		code, unclosed int
+	}{
+		"leak":               {python(n, "leak"), exitLeaking, n},
+		"__del__":            {python(n, "del"), exitLeaking, n},
+		"closes each":        {python(n, "close"), 0, 0},
+		"closes at the end":  {python(n, "late"), 0, 0},
+		"closes by atexit":   {python(n, "atexit"), 0, 0},
+		"pool, closed":       {python(5, "pool"), 0, 0},
+		"pool, never closed": {python(5, "idle"), 0, 5},
+	} {
+		x := tidied(t, name, tt.code, tt.unclosed, nil, tt.argv...)
+		if tt.code == 0 {
+			continue
+		}
+		if len(x.Processes) != 1 || x.Processes[0].Sockets != n || !strings.Contains(x.Processes[0].Why, "23 closed only when the process ended") {
+			t.Errorf("%s: %+v", name, x)
+		}
+	}
+}
+
+// Without stacks nobody knows who closed: it is never called a leak.
+func TestExecLastBreathWithoutStacks(t *testing.T) {
+	requireGuestPrograms(t)
+	for _, how := range []string{"leak", "late"} {
+		to := filepath.Join(t.TempDir(), "report.json")
+		r := run(t, "exec", "--stacks", "off", "--grace", "300ms", "--report", to, "-o", "json", "--",
+			"python3", execScript(t, "tidies.py"), strconv.Itoa(n), how)
+		// It takes a look, at the right time, to know since when they were told.
+		if x := readReport(t, to); r.code != map[string]int{"clean": 0, "suspicious": exitSuspicious, "leaking": exitLeaking}[x.Verdict] || x.Verdict == "leaking" ||
+			x.Verdict == "suspicious" && !strings.Contains(x.Processes[0].Why, "by whom they were closed is not known") {
+			t.Errorf("%s: exit code %d, %+v", how, r.code, x)
+		}
+	}
+	x := tidied(t, "closes each", 0, 0, []string{"--stacks", "off"}, "python3", execScript(t, "tidies.py"), strconv.Itoa(n), "close")
+	if x.Verdict != "clean" {
+		t.Errorf("%+v", x)
+	}
+}
+
+// exit() runs the destructors of C and C++. A defer is the program's own, and so is the end of main,
+// whether or not it has a name.
+func TestExecLastBreathNative(t *testing.T) {
+	requireGuestPrograms(t)
+	tool(t, "gcc")
+	dir := t.TempDir()
+	build := func(argv ...string) string {
+		out := filepath.Join(dir, strings.Join(argv[:1], "")+strconv.Itoa(len(argv)))
+		cmd := exec.Command(argv[0], append(append([]string{}, argv[1:len(argv)-1]...), "-o", out, argv[len(argv)-1])...)
+		if said, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", argv, err, said)
+		}
+		return out
+	}
+	native := build("gcc", "-O2", execScript(t, "tidies.c"))
+	nameless := build("gcc", "-O2", "-s", execScript(t, "tidies.c"))
+	deferred := build("go", "build", execScript(t, "tidies/main.go"))
+	tidied(t, "destructor", exitLeaking, n, nil, native)
+	tidied(t, "destructor without a name", exitLeaking, n, nil, nameless)
+	tidied(t, "end of main", 0, 0, nil, native, "late")
+	tidied(t, "end of a main without a name", 0, 0, nil, nameless, "late")
+	tidied(t, "defer", 0, 0, nil, deferred)
 }
 
 // fenced returns the first block of a language in a page of docs/.

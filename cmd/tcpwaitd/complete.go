@@ -66,6 +66,8 @@ func fieldNames(cmd *cobra.Command) []string {
 		return report.KillFields()
 	case "doctor":
 		return report.CheckFields()
+	case "timewait":
+		return report.BudgetFields()
 	case "states":
 		by, _ := cmd.Flags().GetString("by")
 		return report.GroupFields(by)

@@ -33,6 +33,9 @@ type backend interface {
 	// error.
 	Kill(ctx context.Context, q pipeline.KillQuery, sink pipeline.KillSink) (*pipeline.Killed, error)
 	States(ctx context.Context, q pipeline.StatesQuery) (*pipeline.StateCounts, error)
+	// Timewait watches for q.For and tells who closes first and how many ports are left. A
+	// context that ends early is no error.
+	Timewait(ctx context.Context, q pipeline.TimewaitQuery) (*record.Timewait, error)
 	// Doctor works without privileges: what it may not see is a failed check.
 	Doctor(ctx context.Context) (*record.Doctor, error)
 	// Close detaches everything. It is called once.

@@ -199,7 +199,7 @@ type ran struct {
 func (r *ran) record() *record.Exec {
 	x := &record.Exec{
 		Diagnosis: *diagnosisRecord(&r.Diagnosed), ExitCode: r.code,
-		GraceNS: int64(r.grace), Unclosed: r.Unclosed, UnclosedLongestNS: int64(r.Longest),
+		GraceNS: int64(r.grace), Unclosed: r.Unclosed, UnclosedLongestNS: int64(r.Longest), ClosedAtExit: r.Late,
 		StillRunning: []record.Task{},
 	}
 	for _, arg := range r.argv {

@@ -26,6 +26,7 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/owner"
 	"github.com/tcpwaitd/tcpwaitd/internal/pipeline"
+	"github.com/tcpwaitd/tcpwaitd/internal/ports"
 	"github.com/tcpwaitd/tcpwaitd/internal/record"
 	"github.com/tcpwaitd/tcpwaitd/internal/symbol"
 )
@@ -271,6 +272,28 @@ func (b *fake) States(_ context.Context, q pipeline.StatesQuery) (*pipeline.Stat
 		c.Groups = []record.StatesGroup{{Pid: 4242, Comm: "leaker", States: c.All}}
 	}
 	return c, nil
+}
+
+// Timewait knows one process that closes first, and who failed for it.
+func (b *fake) Timewait(_ context.Context, q pipeline.TimewaitQuery) (*record.Timewait, error) {
+	r := record.NewTimewait(record.Time{Time: fakeClock.Wall}, int64(q.For))
+	r.TimeWait, r.Advice = 23, []string{"Keep connections."}
+	budget := ports.Budget{
+		Destination: ports.Destination{Netns: 4026531840, Laddr: netip.MustParseAddr("10.0.0.1"), Raddr: netip.MustParseAddr("10.0.0.2"), Rport: 443},
+		InUse:       23, TimeWait: 23, Range: 29, PerSecond: 2.3, Forecast: ports.Forecast{In: new(3 * time.Second), Soonest: new(2 * time.Second)},
+	}
+	r.Budgets, r.BudgetsTotal = append(r.Budgets, record.BudgetOf(&budget, "")), 1
+	t := event.Transition{New: event.FinWait1, Direction: event.Out, Flow: fakeFlow(50001), Owner: leaker, Closer: leaker.Pid}
+	if q.For > 0 && q.Filter.MatchTransition(&t, record.Cgroup{}) {
+		r.ActiveClosers = append(r.ActiveClosers, record.ActiveCloser{
+			Pid: leaker.Pid, Comm: "leaker", ClosedFirst: 23, PerS: 2.3,
+			Groups: []record.CloserGroup{{N: 23, Direction: "out", Rport: 443, Frames: []record.Frame{{Function: "main.fetch", File: "/src/fetch.go", Line: 17}}}},
+		})
+		r.ConnectFailures = append(r.ConnectFailures, record.ConnectFailure{
+			Pid: leaker.Pid, Comm: "leaker", Raddr: budget.Raddr, Rport: budget.Rport, N: 2,
+		})
+	}
+	return &r, nil
 }
 
 func (b *fake) Doctor(context.Context) (*record.Doctor, error) {

@@ -22,6 +22,7 @@ func commands() []func(*app) *cobra.Command {
 		execCommand,
 		killCommand,
 		statesCommand,
+		timewaitCommand,
 		doctorCommand,
 		versionCommand,
 	}

@@ -31,6 +31,13 @@ import (
 // elsewhere; or minKept or more, however they came, that are no pool and were kept for the
 // grace time after the program was told.
 //
+// A runtime that tidies up closes sockets as well: CPython when it finalizes, C++ when it destroys
+// globals. Such a wait was closed only when the process ended (ClosedByExit), and is one that was
+// never closed. It is known by the stack of the close(), which is taken of waits that lasted the
+// grace time. Where there is no such stack (ClosedBeforeExit) a program that tidies up by itself
+// looks the same: only those count that were kept for the grace time after the program was told,
+// and they make it suspicious at most: minGenerations, together with those never closed.
+//
 // Where something is older than the threshold all of Judge holds as well, with these waits
 // among the cases. Young waits that grow in number say nothing: a command is over soon.
 const (
@@ -43,6 +50,18 @@ const (
 	minScattered = 21
 )
 
+// LateClose is how a wait was closed that counts as never closed.
+type LateClose uint8
+
+const (
+	// NotClosed: not at all while its process lived.
+	NotClosed LateClose = iota
+	// ClosedByExit: by what a process runs at its end, as the stack of the close() shows.
+	ClosedByExit
+	// ClosedBeforeExit: directly before its process ended. By whom is not known.
+	ClosedBeforeExit
+)
+
 // Leftover is what is known of a wait that was never closed, besides its Case.
 type Leftover struct {
 	// Opened is when the connection was established, 0 unknown.
@@ -51,6 +70,8 @@ type Leftover struct {
 	Ended bool
 	// Reads: the program reads its idle connections, so one whose end was not read is in use.
 	Reads bool
+	// Closed is how it was closed after all.
+	Closed LateClose
 }
 
 // Leftovers are the waits of a command that were never closed.
@@ -71,6 +92,7 @@ func JudgeCommand(in Input, left *Leftovers) Diagnosis {
 			p.Verdict, p.Why = Clean, ""
 		}
 		if p.Task.Known() {
+			left.doubt(p)
 			left.judge(p, &in)
 		}
 		left.advise(p)
@@ -78,6 +100,55 @@ func JudgeCommand(in Input, left *Leftovers) Diagnosis {
 	}
 	slices.SortFunc(d.Processes, worstFirst)
 	return d
+}
+
+// doubt: where it is not known who closed, Judge has seen too much.
+func (l *Leftovers) doubt(p *Process) {
+	for i := range p.Groups {
+		for _, c := range p.Groups[i].Cases {
+			if p.Verdict > Suspicious && l.ByCookie[c.Cookie].Closed == ClosedBeforeExit {
+				p.Verdict = Suspicious
+			}
+		}
+	}
+}
+
+// Tells reports whether a wait that was closed after all says anything: see ClosedBeforeExit.
+func (l *Leftovers) Tells(c *Case) bool {
+	u := l.ByCookie[c.Cookie]
+	return u.Closed != ClosedBeforeExit || l.keptFor(c, u) >= max(l.Grace, 1)
+}
+
+// leftAt are the waits of a site that count.
+type leftAt struct {
+	entries []entry
+	// late were closed after all.
+	late int
+}
+
+func (a *leftAt) addIf(counts bool, u Leftover, since event.KTime) {
+	if !counts || u.Opened == 0 {
+		return
+	}
+	a.entries = append(a.entries, entry{u.Opened, since})
+	if u.Closed != NotClosed {
+		a.late++
+	}
+}
+
+// generations is the largest number of entries that follow one another: established (lo)
+// when the one before was waiting (hi).
+func (a *leftAt) generations() int { return momentsOf(a.entries, 0).n }
+
+func (a *leftAt) text() string {
+	switch n := len(a.entries); a.late {
+	case 0:
+		return fmt.Sprintf("%d never closed", n)
+	case n:
+		return fmt.Sprintf("%d closed only when the process ended", n)
+	default:
+		return fmt.Sprintf("%d never closed, %d of them closed only when the process ended", n, a.late)
+	}
 }
 
 // judge makes the verdict of a process worse, if its leftovers do.
@@ -97,19 +168,21 @@ func (l *Leftovers) judge(p *Process, in *Input) {
 
 // assess applies the rules at the head of this file to one site.
 func (l *Leftovers) assess(s *siteWaits) (Verdict, string) {
-	var told, all []entry
+	// doubtful are told, with those of which it is not known who closed.
+	var told, all, doubtful leftAt
 	kept, keptFor := 0, time.Duration(0)
 	for _, c := range s.waits {
 		u, left := l.ByCookie[c.Cookie]
 		if !left || !l.counts(c, u, &s.closed) {
 			continue
 		}
-		if u.Opened != 0 {
-			all = append(all, entry{u.Opened, c.Since})
-			if !l.poolLike(c, u) {
-				told = append(told, entry{u.Opened, c.Since})
-			}
+		pool := l.poolLike(c, u)
+		doubtful.addIf(!pool, u, c.Since)
+		if u.Closed == ClosedBeforeExit {
+			continue
 		}
+		all.addIf(true, u, c.Since)
+		told.addIf(!pool, u, c.Since)
 		if d := l.keptFor(c, u); d >= l.Grace {
 			kept++
 			if keptFor == 0 || d < keptFor {
@@ -117,15 +190,17 @@ func (l *Leftovers) assess(s *siteWaits) (Verdict, string) {
 			}
 		}
 	}
-	toldGen, allGen := generations(told), generations(all)
 	scattered := s.site == (Site{event.Out, 0})
-	switch {
+	switch toldGen, allGen := told.generations(), all.generations(); {
 	case toldGen >= minGenerations:
-		return Leaking, fmt.Sprintf("%d never closed; at least %d times it went on to the next connection instead", len(told), toldGen)
+		return Leaking, fmt.Sprintf("%s; at least %d times it went on to the next connection instead", told.text(), toldGen)
 	case !scattered && allGen >= minGenerationsPool:
-		return Leaking, fmt.Sprintf("%d never closed, their ends not read; at least %d times it went on to the next connection instead", len(all), allGen)
+		return Leaking, fmt.Sprintf("%s, their ends not read; at least %d times it went on to the next connection instead", all.text(), allGen)
 	case !scattered && allGen >= minGenerations, allGen >= minScattered:
-		return Suspicious, fmt.Sprintf("%d never closed, their ends not read: idle connections, or a leak at its beginning", len(all))
+		return Suspicious, fmt.Sprintf("%s, their ends not read: idle connections, or a leak at its beginning", all.text())
+	case doubtful.generations() >= minGenerations:
+		return Suspicious, fmt.Sprintf("%s; at least %d times it went on to the next connection instead, and by whom they were closed is not known",
+			doubtful.text(), doubtful.generations())
 	case kept >= minKept:
 		return Suspicious, fmt.Sprintf("%d never closed, although it had %v or more to do so", kept, keptFor.Round(time.Millisecond))
 	default:
@@ -167,10 +242,6 @@ func (l *Leftovers) keptFor(c *Case, u Leftover) time.Duration {
 	}
 }
 
-// generations is the largest number of entries that follow one another: established (lo)
-// when the one before was waiting (hi).
-func generations(all []entry) int { return momentsOf(all, 0).n }
-
 // What is true of every wait that nobody closed.
 const (
 	bodyAdvice = "A response of Go's net/http was not read to its end and its body not closed: defer resp.Body.Close() right after " +
@@ -178,6 +249,10 @@ const (
 		"a goroutine of its own; the linter bodyclose finds such places in the program's source."
 	exitAdvice = "At its end the kernel closes what a program has left open, so nothing is lost here. In a program that goes on running " +
 		"each of these sockets would keep a descriptor for ever."
+	lateAdvice = "They were closed by what a program runs at its end, such as an interpreter's tidying up or the destructors of globals: " +
+		"nothing is lost here. In a program that goes on running each of these sockets would keep a descriptor for ever."
+	doubtAdvice = "They were closed directly before the program ended. If the program closed them itself, it could have done so when it " +
+		"was told of their end. With --stacks on it shows who did."
 )
 
 // advise gives the advice for ended processes, whose files nobody can look at any more.
@@ -186,11 +261,17 @@ func (l *Leftovers) advise(p *Process) {
 	if p.Verdict == Clean {
 		return
 	}
-	alive := false
+	alive, atEnd := false, exitAdvice
 	for i := range p.Groups {
 		g := &p.Groups[i]
 		u := l.ByCookie[g.OldestCookie]
 		alive = alive || !u.Ended
+		switch u.Closed {
+		case ClosedByExit:
+			atEnd = lateAdvice
+		case ClosedBeforeExit:
+			atEnd = doubtAdvice
+		}
 		switch {
 		case g.Cause == HalfClose:
 		case u.Reads && (g.Cause == UnreadEOF || g.Cause == UnreadData):
@@ -204,15 +285,21 @@ func (l *Leftovers) advise(p *Process) {
 		p.Advice = append(p.Advice, noCure)
 		return
 	}
-	p.Advice = append(p.Advice, exitAdvice)
+	p.Advice = append(p.Advice, atEnd)
 }
 
-// Unclosed counts the waits that were never closed, and how long the longest lasted.
-func (l *Leftovers) Unclosed(d *Diagnosis) (n int, longest time.Duration) {
+// Unclosed counts the waits that were never closed, how many of them were closed only when the
+// process ended, and how long the longest lasted.
+func (l *Leftovers) Unclosed(d *Diagnosis) (n, late int, longest time.Duration) {
 	for c := range d.Waits() {
-		if _, left := l.ByCookie[c.Cookie]; left && c.Cause != HalfClose && c.Cause != Unaccepted {
-			n, longest = n+1, max(longest, cmp.Or(c.Dwell(), 1))
+		u, left := l.ByCookie[c.Cookie]
+		if !left || c.Cause == HalfClose || c.Cause == Unaccepted {
+			continue
+		}
+		n, longest = n+1, max(longest, cmp.Or(c.Dwell(), 1))
+		if u.Closed != NotClosed {
+			late++
 		}
 	}
-	return n, longest
+	return n, late, longest
 }

@@ -39,8 +39,8 @@ func PatienceSysctls() []string {
 const (
 	// rtoInit is TCP_TIMEOUT_INIT, the first wait for an answer to a SYN.
 	rtoInit = time.Second
-	// rtoMin is TCP_RTO_MIN, on which the kernel bases how long it retransmits.
-	rtoMin = 200 * time.Millisecond
+	// rtoLeast is TCP_RTO_MIN, on which the kernel bases how long it retransmits.
+	rtoLeast = 200 * time.Millisecond
 	// defaultRTOMax is TCP_RTO_MAX, compiled in until 6.15.
 	defaultRTOMax = 120 * time.Second
 	// timeWaitLength is TCP_TIMEWAIT_LEN.
@@ -131,8 +131,8 @@ func (p *Patience) doubling(retries int) time.Duration {
 
 // retransmitting is tcp_model_timeout() of net/ipv4/tcp_timer.c.
 func (p *Patience) retransmitting(retries int) time.Duration {
-	doublings := bits.Len64(uint64(p.rtoMax/rtoMin)) - 1 // ilog2
-	exponential := (2<<min(retries, doublings) - 1) * rtoMin
+	doublings := bits.Len64(uint64(p.rtoMax/rtoLeast)) - 1 // ilog2
+	exponential := (2<<min(retries, doublings) - 1) * rtoLeast
 	return exponential + time.Duration(max(0, retries-doublings))*p.rtoMax
 }
 
@@ -145,8 +145,8 @@ func Passing() []event.State {
 	}
 }
 
-// CanBeOrphaned: sockets are in this state with a descriptor (after shutdown) or without one
-// (after close).
+// CanBeOrphaned reports whether sockets are in this state both with a descriptor (after
+// shutdown) and without one (after close).
 func CanBeOrphaned(s event.State) bool {
 	switch s {
 	case event.FinWait1, event.FinWait2, event.LastAck, event.Closing:
@@ -163,8 +163,8 @@ func Meaning(s event.State, orphaned bool) string {
 		return "The other end does not answer the request for a connection: it is down, or something on the way drops packets. " +
 			"connect() fails at the limit, unless the program has set one of its own. Look at the address and the way to it."
 	case event.SynRecv:
-		return "Clients asked for a connection, were answered and have not completed it. No program has them yet. " +
-			"Look at the clients, or at the way back to them."
+		return "Clients asked for a connection, were answered and have not completed it; or the listener waits for their first " +
+			"data (TCP_DEFER_ACCEPT). No program has them yet. Look at the clients, and at the way back to them."
 	case event.FinWait1, event.LastAck, event.Closing:
 		return unacknowledged(s) + kept(orphaned)
 	case event.FinWait2:
@@ -188,7 +188,7 @@ func Meaning(s event.State, orphaned bool) string {
 
 func unacknowledged(s event.State) string {
 	const missing = " the other end does not acknowledge it: it is gone, something on the way drops packets, or it does not " +
-		"take the data that was sent before (SendQ above 1). "
+		"take the data that was sent before (Send-Q above 1). "
 	switch s {
 	case event.FinWait1:
 		return "This end has ended its side first, and" + missing
@@ -200,8 +200,9 @@ func unacknowledged(s event.State) string {
 }
 
 func kept(orphaned bool) string {
+	const until = "The kernel sends again, and gives up after the limit if the other end acknowledges nothing more until then."
 	if orphaned {
-		return "No program has them. The kernel sends again and gives up after the limit, which starts anew whenever the other end answers."
+		return "No program has them. " + until
 	}
-	return "A program keeps the socket. The kernel sends again and gives up after the limit, which starts anew whenever the other end answers."
+	return "A program keeps the socket. " + until
 }

@@ -13,6 +13,7 @@ func pure() map[string][]string {
 		"internal/event":     {},
 		"internal/lifecycle": {"internal/event"},
 		"internal/diagnosis": {"internal/event"},
+		"internal/ports":     {"internal/event"},
 	}
 }
 

@@ -36,6 +36,10 @@ func sections() map[string]section {
 		"powers":     {"causes.md", powers},
 		"packages":   {"architecture.md", packageTable},
 		"hooks":      {"architecture.md", hooks},
+		"cures":      {"states.md", cures},
+		"no_cures":   {"states.md", noCures},
+		"misleading": {"states.md", misleading},
+		"machine":    {"states.md", machine},
 	}
 }
 

@@ -3,9 +3,6 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/object"
@@ -28,7 +25,7 @@ func (e *Engine) Doctor(context.Context) (*record.Doctor, error) {
 		checks = append(checks, stacks)
 	}
 	release, machine := tracer.Release()
-	d := record.NewDoctor(release, machine, checks, hooks, e.misleading())
+	d := record.NewDoctor(release, machine, checks, hooks, e.misleadingSysctls())
 	return &d, nil
 }
 
@@ -110,26 +107,4 @@ func acceptCheck(hooks []event.Hook) record.Check {
 	c.Detail = "degraded: no hook sees accept(); the first read or write names the owner, a descriptor scan the holders"
 	c.Cure = "a kernel that permits fexit, or --syscall-accept at the price of a little time in every system call"
 	return c
-}
-
-// misleading are the settings people turn to against CLOSE_WAIT. None of them helps.
-func (e *Engine) misleading() []record.Sysctl {
-	notes := []struct{ name, note string }{
-		{"net.ipv4.tcp_fin_timeout", "bounds orphaned FIN_WAIT2; neither TIME_WAIT (60 s, compiled in) nor CLOSE_WAIT"},
-		{"net.ipv4.tcp_tw_reuse", "helps the side that connects to reuse ports in TIME_WAIT; not CLOSE_WAIT"},
-		{"net.ipv4.tcp_tw_recycle", "gone since Linux 4.12"},
-		{"net.ipv4.tcp_keepalive_time", "keepalive finds dead peers; in CLOSE_WAIT the peer has already said goodbye"},
-		{"net.ipv4.tcp_max_tw_buckets", "lowering it ends TIME_WAIT early, which loses its protection; not CLOSE_WAIT"},
-		{"net.ipv4.tcp_orphan_retries", "for sockets their process has closed; in CLOSE_WAIT it has not"},
-	}
-	var found []record.Sysctl
-	for _, n := range notes {
-		path := filepath.Join(e.cfg.Proc, "sys", strings.ReplaceAll(n.name, ".", "/"))
-		text, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		found = append(found, record.Sysctl{Name: n.name, Value: strings.TrimSpace(string(text)), Note: n.note})
-	}
-	return found
 }

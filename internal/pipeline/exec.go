@@ -39,6 +39,8 @@ type Executed struct {
 	// for Longest.
 	Unclosed int
 	Longest  time.Duration
+	// Late are those of Unclosed that were closed only when their process ended.
+	Late int
 }
 
 // Exec lets a command run, and judges the sockets of its processes when it has ended. A
@@ -51,7 +53,7 @@ func (e *Engine) Exec(ctx context.Context, q ExecQuery) (*Executed, error) {
 	states := event.SetOf(event.CloseWait, event.FinWait1)
 	t, err := e.openStacks(tracer.Config{
 		Filter: event.Filter{States: states}, Live: true, Users: true, Family: q.Pid,
-	}, q.Threshold)
+	}, min(q.Threshold, q.Grace)) // who closed after the grace time is of interest: see lastbreath.go
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +89,7 @@ type execution struct {
 	ended []ended
 	// left are those of the family.
 	left []ended
+	breaths
 	// seen are the open waits of the family as they were found last, with their holders.
 	seen map[event.Cookie]diagnosis.Case
 	// met are processes to look up while they live.
@@ -100,6 +103,7 @@ type ended struct {
 	diagnosis.Case
 	opened event.KTime
 	closer uint32
+	closed diagnosis.LateClose
 }
 
 func newExecution(e *Engine, t *watched, q *ExecQuery) *execution {
@@ -186,14 +190,23 @@ func (x *execution) finished(f *lifecycle.Finished, t *event.Transition) {
 		if f.Wait.Bound == event.Exact {
 			earliest = f.Since
 		}
-		x.tally.Add(f.Owner, diagnosis.SiteOf(f.Direction, f.Flow), earliest, f.Dwell)
-	case f.Since < x.exits[f.Closer]:
-		c := leftCase(f, t)
-		if looked {
-			c = merged(&seen, &c)
+		c := closing{x.endedOf(f, t, &seen, looked), earliest, f.Dwell}
+		if f.Dwell < x.query.Grace {
+			c.count(x.tally)
+			return
 		}
-		x.ended = append(x.ended, ended{c, f.Opened, f.Closer})
+		x.closings = append(x.closings, c)
+	case f.Since < x.exits[f.Closer]:
+		x.ended = append(x.ended, x.endedOf(f, t, &seen, looked))
 	}
+}
+
+func (x *execution) endedOf(f *lifecycle.Finished, t *event.Transition, seen *diagnosis.Case, looked bool) ended {
+	c := leftCase(f, t)
+	if looked {
+		c = merged(seen, &c)
+	}
+	return ended{Case: c, opened: f.Opened, closer: f.Closer}
 }
 
 // leftCase is the socket at its last moment. Its holder is added when the process is known.
@@ -244,7 +257,9 @@ const maxExits = 1 << 16
 
 // sift keeps the ended waits of the family.
 func (x *execution) sift() error {
-	if len(x.ended) == 0 && len(x.exits) < maxExits {
+	now := tracer.Now()
+	closings := len(x.closings) > 0 && now >= x.siftAt
+	if len(x.ended) == 0 && !closings && len(x.exits) < maxExits {
 		return nil
 	}
 	if err := x.readFamily(); err != nil {
@@ -257,6 +272,8 @@ func (x *execution) sift() error {
 		}
 	}
 	x.ended = x.ended[:0]
+	x.siftClosings(now)
+	x.siftAt = now.Add(max(lookEvery, lookShare*tracer.Now().Sub(now)))
 	if len(x.exits) >= maxExits {
 		clear(x.exits)
 	}
@@ -266,7 +283,8 @@ func (x *execution) sift() error {
 // adopt completes a wait of the family: it has a holder, the process that ended.
 func (x *execution) adopt(e *ended) bool {
 	c := &e.Case
-	closer, ok := x.family.find(e.closer)
+	found, ok := x.family.find(e.closer)
+	closer := found.Task
 	if c.Owner.Pid == e.closer {
 		closer, ok = c.Owner, x.family.has(&c.Owner)
 	}
@@ -277,7 +295,7 @@ func (x *execution) adopt(e *ended) bool {
 		closer = event.Task{Pid: e.closer}
 	}
 	if user, known := x.family.find(c.User.Pid); known && c.User.Start == 0 {
-		c.User = user
+		c.User = user.Task
 	}
 	if c.HoldersKnown {
 		// Who lives on has closed it since.
@@ -388,9 +406,11 @@ func (x *execution) judge(ctx context.Context) (*Executed, error) {
 	if err != nil {
 		return nil, err
 	}
+	x.siftAt = 0
 	if err := x.sift(); err != nil {
 		return nil, err
 	}
+	x.judgeBreaths(ctx)
 	cases, left := x.remains(snap)
 	clock := tracer.ReadClock(x.engine.cfg.Now)
 	facts := x.engine.facts(cases, clock, true)
@@ -410,13 +430,12 @@ func (x *execution) judge(ctx context.Context) (*Executed, error) {
 		return nil, err
 	}
 	out := &Executed{Diagnosed: Diagnosed{Diagnosis: d, Facts: facts, UnreadNetns: snap.UnreadNetns}}
-	out.Unclosed, out.Longest = left.Unclosed(&d)
+	out.Unclosed, out.Late, out.Longest = left.Unclosed(&d)
 	out.Alive, err = x.alive()
 	return out, err
 }
 
-// stackLog is where missing stacks are told: nowhere, if none of ours is. They are taken of
-// all processes of the host.
+// stackLog is where missing stacks are told: nowhere, if none is that would be shown.
 func (x *execution) stackLog(cases []diagnosis.Case) *slog.Logger {
 	if slices.ContainsFunc(cases, func(c diagnosis.Case) bool { return !c.Stacks.Any() }) {
 		return x.engine.log
@@ -452,11 +471,11 @@ func (x *execution) remains(snap *event.Snapshot) ([]diagnosis.Case, *diagnosis.
 	}
 	for i := range x.left {
 		cases = append(cases, x.left[i].Case)
-		left.ByCookie[x.left[i].Cookie] = diagnosis.Leftover{Opened: x.left[i].opened, Ended: true}
+		left.ByCookie[x.left[i].Cookie] = diagnosis.Leftover{Opened: x.left[i].opened, Ended: true, Closed: x.left[i].closed}
 	}
 	x.engine.explain(cases, x.query.Threshold)
 	return slices.DeleteFunc(cases, func(c diagnosis.Case) bool {
-		return c.Cause == diagnosis.None || c.Blamed.Known() && !x.family.has(&c.Blamed)
+		return c.Cause == diagnosis.None || c.Blamed.Known() && !x.family.has(&c.Blamed) || !left.Tells(&c)
 	}), left
 }
 
@@ -504,7 +523,7 @@ func frameOf(s *record.Stack, function string) *record.Frame {
 
 // family are the processes of the command by pid, the ended ones included. A pid can have been
 // several.
-type family map[uint32][]event.Task
+type family map[uint32][]tracer.Relative
 
 func (x *execution) readFamily() error {
 	all, err := x.Family()
@@ -520,16 +539,16 @@ func (x *execution) readFamily() error {
 
 // has reports whether a process is one of the family.
 func (f family) has(t *event.Task) bool {
-	return t.Pid != 0 && slices.ContainsFunc(f[t.Pid], func(m event.Task) bool { return diagnosis.SameProcess(&m, t) })
+	return t.Pid != 0 && slices.ContainsFunc(f[t.Pid], func(m tracer.Relative) bool { return diagnosis.SameProcess(&m.Task, t) })
 }
 
 // find returns the process that had the pid last.
-func (f family) find(pid uint32) (event.Task, bool) {
+func (f family) find(pid uint32) (tracer.Relative, bool) {
 	all := f[pid]
 	if len(all) == 0 {
-		return event.Task{}, false
+		return tracer.Relative{}, false
 	}
-	return slices.MaxFunc(all, func(a, b event.Task) int { return int(int64(a.Start) - int64(b.Start)) }), true
+	return slices.MaxFunc(all, func(a, b tracer.Relative) int { return int(int64(a.Start) - int64(b.Start)) }), true
 }
 
 // alive returns the processes of the family that still run, by pid.
@@ -540,8 +559,8 @@ func (x *execution) alive() ([]event.Task, error) {
 	var alive []event.Task
 	for _, pid := range slices.Sorted(maps.Keys(x.family)) {
 		for _, t := range x.family[pid] {
-			if x.runs(t) {
-				alive = append(alive, t)
+			if x.runs(t.Task) {
+				alive = append(alive, t.Task)
 			}
 		}
 	}

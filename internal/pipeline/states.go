@@ -15,23 +15,46 @@ import (
 // is SYN_RECV, an MPTCP connection counts by its TCP subflows. CLOSE are closed sockets
 // a descriptor still refers to; no table lists these.
 func (e *Engine) States(ctx context.Context, q StatesQuery) (*StateCounts, error) {
-	t, err := e.open(tracer.Config{Filter: q.Filter.Kernel()})
+	t, err := e.open(tracer.Config{Filter: q.Filter.Kernel(), Live: q.Dwell && q.For > 0})
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
+	departures := &departures{query: &q}
+	from := tracer.Now()
+	if q.Dwell && q.For > 0 {
+		if err := departures.watch(ctx, t); err != nil {
+			return nil, err
+		}
+		// What was seen is wanted all the more when the user lost patience.
+		ctx = context.WithoutCancel(ctx)
+	}
+	before := e.stateSpaces(&q)
 	snap, err := e.snapshot(ctx, t, tracer.SnapshotOptions{States: tabled(q.Filter.States()), Holders: true})
 	if err != nil {
 		return nil, err
 	}
+	after := e.stateSpaces(&q)
 	counts := counter{by: q.By, groups: map[record.StatesGroup]*record.StateCounts{}}
 	cases, facts := e.countable(snap, &q.Query)
 	for i := range cases {
 		counts.add(&cases[i], &facts)
 	}
-	return &StateCounts{
+	c := &StateCounts{
 		Clock: facts.Clock, All: counts.all, Groups: counts.sorted(), UnreadNetns: snap.UnreadNetns,
-	}, nil
+	}
+	if q.Whole {
+		c.Established = establishedOf(before, after, cases, &facts)
+	}
+	if !q.Dwell {
+		return c, nil
+	}
+	c.Dwell = dwellOf(cases, q.Filter.States(), after)
+	if q.For > 0 {
+		c.Observed, c.Left = snap.From.Sub(from), departures.record()
+	}
+	c.Loss, err = t.Loss()
+	return c, err
 }
 
 // tabled: who asks for SYN_RECV means the request sockets too.
@@ -42,14 +65,19 @@ func tabled(states event.StateSet) event.StateSet {
 	return states
 }
 
+// countable leaves in what the kernel's tables list, and closed sockets. Who asks for
+// NEW_SYN_RECV and not for SYN_RECV gets the request sockets alone, under that name.
 func (e *Engine) countable(snap *event.Snapshot, q *Query) ([]diagnosis.Case, record.Facts) {
-	for i := range snap.Sockets {
-		if s := &snap.Sockets[i]; s.State == event.NewSynRecv {
-			s.State = event.SynRecv
+	if states := q.Filter.States(); states == 0 || states.Has(event.SynRecv) {
+		for i := range snap.Sockets {
+			if s := &snap.Sockets[i]; s.State == event.NewSynRecv {
+				s.State = event.SynRecv
+			}
 		}
 	}
+	// A closed MPTCP connection has no subflows left to count.
 	snap.Sockets = slices.DeleteFunc(snap.Sockets, func(s event.Socket) bool {
-		return s.Flow.Protocol == event.MPTCP
+		return s.Flow.Protocol == event.MPTCP && s.State != event.Close
 	})
 	return e.casesWith(snap, q, tracer.ReadClock(e.cfg.Now), false, func(*event.Socket) bool { return true })
 }
@@ -58,6 +86,8 @@ type counter struct {
 	by     StatesBy
 	all    record.StateCounts
 	groups map[record.StatesGroup]*record.StateCounts
+	// comms: the name of a process, whichever of its threads was met.
+	comms map[uint32]string
 }
 
 func (c *counter) add(s *diagnosis.Case, f *record.Facts) {
@@ -72,18 +102,74 @@ func (c *counter) add(s *diagnosis.Case, f *record.Facts) {
 	c.groups[key][s.State]++
 }
 
-// key is the group without counts. Nobody's sockets (TIME_WAIT, orphans) have an empty one.
+// key is the group without counts. Mini-sockets, orphans and sockets that several processes
+// hold are nobody's.
 func (c *counter) key(s *diagnosis.Case, f *record.Facts) record.StatesGroup {
 	switch c.by {
 	case ByPid:
-		return record.StatesGroup{Pid: s.Blamed.Pid, Comm: record.Escape(s.Blamed.Comm.String())}
+		who := belongsTo(s)
+		return record.StatesGroup{Pid: who.Pid, Comm: c.comm(&who), Unknown: !who.Known()}
 	case ByContainer:
-		container := f.Cgroups[s.Cgroup].Container
-		return record.StatesGroup{Container: record.Escape(cmp.Or(f.Process(s.Blamed.Pid).Container, container))}
+		return containerOf(s, f)
 	case ByNetns:
-		return record.StatesGroup{Netns: s.Flow.Netns}
+		return record.StatesGroup{Netns: s.Flow.Netns, NetnsName: f.NetnsName(s.Flow.Netns)}
 	default:
 		return record.StatesGroup{}
+	}
+}
+
+// belongsTo is the process the socket is laid to, the one that could accept it, or nobody.
+func belongsTo(s *diagnosis.Case) event.Task {
+	if s.Blamed.Known() {
+		for i := range s.Holders {
+			// As its holder: an owner is a thread and may have a thread's name.
+			if diagnosis.SameProcess(&s.Holders[i].Task, &s.Blamed) {
+				return s.Holders[i].Task
+			}
+		}
+		return s.Blamed
+	}
+	var who event.Task
+	if s.Cookie == 0 {
+		return who // a request: the listener is known by its address only
+	}
+	for i := range s.Listeners {
+		l := &s.Listeners[i].Task
+		if who.Known() && !diagnosis.SameProcess(&who, l) {
+			return event.Task{}
+		}
+		who = *l
+	}
+	return who
+}
+
+func (c *counter) comm(t *event.Task) string {
+	if !t.Known() {
+		return ""
+	}
+	if c.comms == nil {
+		c.comms = map[uint32]string{}
+	}
+	comm, ok := c.comms[t.Pid]
+	if !ok {
+		comm = record.Escape(t.Comm.String())
+		c.comms[t.Pid] = comm
+	}
+	return comm
+}
+
+// containerOf: that of the process, else that of the socket's own cgroup. A process in no
+// container and a socket of nobody are two different things.
+func containerOf(s *diagnosis.Case, f *record.Facts) record.StatesGroup {
+	group := f.Cgroups[s.Cgroup]
+	p := f.Process(s.Blamed.Pid)
+	id, pod := cmp.Or(p.Container, group.Container), cmp.Or(p.Pod, group.Pod)
+	names := f.Names(id, pod)
+	// An image is no name of one container.
+	names.Image = ""
+	return record.StatesGroup{
+		Container: record.Escape(id), Names: names,
+		Unknown: id == "" && !s.Blamed.Known() && group.Path == "",
 	}
 }
 

@@ -107,6 +107,16 @@ const (
 type StatesQuery struct {
 	Query
 	By StatesBy
+	// Whole: the filter chooses nothing but network namespaces.
+	Whole bool
+	// ByFlow: it chooses by nothing but states, addresses, ports and namespaces, which
+	// transitions have as well. Otherwise what left its state is not counted.
+	ByFlow bool
+	// Dwell: how long sockets stand in their states is wanted. For is how long to watch
+	// before looking; 0 looks at once. When the context ends earlier, what was seen until
+	// then is told, and that is no error.
+	Dwell bool
+	For   time.Duration
 }
 
 // StateCounts counts sockets, TIME_WAIT and request sockets included.
@@ -114,7 +124,14 @@ type StateCounts struct {
 	Clock event.Clock
 	All   record.StateCounts
 	// Groups are empty without a grouping. Names in them are escaped (record.Escape).
-	Groups      []record.StatesGroup
+	Groups []record.StatesGroup
+	// Established is nil unless the query was for Whole namespaces.
+	Established *record.Established
+	// Dwell, Left, Observed and Loss are set if Dwell was asked for.
+	Dwell       []record.Dwell
+	Left        []record.Left
+	Observed    time.Duration
+	Loss        event.Loss
 	UnreadNetns map[uint32]string
 }
 

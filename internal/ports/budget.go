@@ -37,6 +37,9 @@ type Budget struct {
 	// TimeWait are in TIME_WAIT, Orphaned are mini-sockets in FIN_WAIT2, Reusable are those that
 	// connect() may take over now, and ByBind were taken by bind().
 	InUse, TimeWait, Orphaned, Reusable, ByBind int
+	// Stamped are those of TimeWait whose connection had TCP timestamps. CloseWait are ports with
+	// a connection that the other end has closed.
+	Stamped, CloseWait int
 	// Elsewhere are further ports of the range that cannot be had because bind() or listen()
 	// has taken them for another socket.
 	Elsewhere int
@@ -182,6 +185,19 @@ func (t *table) uses(s *event.Socket) bool {
 	return !listened
 }
 
+// AcceptedTimeWait counts the TIME_WAIT at the end that accepted: on a port that is listened on.
+func AcceptedTimeWait(sockets []event.Socket) int {
+	t := newTable(sockets, nil)
+	n := 0
+	for i := range sockets {
+		s := &sockets[i]
+		if _, listened := t.listened[placeOf(s)]; listened && s.State == event.TimeWait && s.Flow.Protocol == event.TCP {
+			n++
+		}
+	}
+	return n
+}
+
 // use is a budget in the making.
 type use struct {
 	Budget
@@ -196,18 +212,30 @@ func (t *table) add(uses map[Destination]*use, s *event.Socket, now event.KTime)
 		uses[d] = u
 	}
 	u.InUse++
-	if s.Port == event.PortByBind {
-		u.ByBind++
-	}
+	u.note(s)
 	if !isMini(s) {
 		return
 	}
-	m := miniOf(s)
+	m := t.mini(s)
 	// A port that bind() has taken is not taken over.
 	if after, ok := t.settings[d.Netns].Reusable(s); ok && s.Port != event.PortByBind {
 		m.free = min(m.free, m.since.Add(after))
 	}
 	u.count(m, now)
+}
+
+// note counts what is to be told of the port besides.
+func (u *use) note(s *event.Socket) {
+	if s.Port == event.PortByBind {
+		u.ByBind++
+	}
+	switch {
+	case s.State == event.CloseWait:
+		u.CloseWait++
+	case s.State == event.TimeWait && s.Stamped:
+		u.Stamped++
+	default:
+	}
 }
 
 func (u *use) count(m mini, now event.KTime) {
@@ -269,11 +297,9 @@ func (t *table) address(in *Input, d Destination, ports map[uint16]*event.Socket
 	set := t.settings[d.Netns]
 	u := &use{Budget: Budget{Destination: d, InUse: len(ports), Range: set.Size()}}
 	for _, s := range ports {
-		if s.Port == event.PortByBind {
-			u.ByBind++
-		}
+		u.note(s)
 		if isMini(s) {
-			u.count(miniOf(s), in.At)
+			u.count(t.mini(s), in.At)
 		}
 	}
 	for at, everywhere := range t.listened {

@@ -9,8 +9,7 @@ import (
 
 // Closer is a process and what it did to connections.
 type Closer struct {
-	// Task is who closed. Where its socket was somebody else's, only the pid is known; without
-	// a pid the kernel closed by itself, on behalf of nobody it names.
+	// Task is who closed. Without a pid it is not known: the kernel closed by itself.
 	Task   event.Task
 	Cgroup uint64
 	// ClosedFirst are connections of which it closed its end before it had the peer's FIN,
@@ -46,7 +45,8 @@ type Failure struct {
 const (
 	// maxDestinations bounds the destinations of one closer.
 	maxDestinations = 1024
-	// maxSites bounds the sites of one closer: further ones count without a place.
+	// maxSites bounds the sites of one closer: further ones, as many again, count without a place,
+	// and the others together.
 	maxSites = 1024
 )
 
@@ -63,32 +63,26 @@ type failed struct {
 	to    Destination
 }
 
-// Add takes one transition. It returns the closer that is new by it, nil if there is none: the
-// time to look what process that is, before it ends. Subflows of MPTCP sockets are left out,
-// these have transitions of their own.
-func (t *Tally) Add(tr *event.Transition) (found *Closer) {
+// Add takes one transition. who is the process behind it: the closer, or who called connect().
+// Subflows of MPTCP sockets are left out, these have transitions of their own.
+func (t *Tally) Add(tr *event.Transition, who event.Task) {
 	if tr.Subflow {
-		return nil
+		return
 	}
 	switch {
 	case tr.New == event.FinWait1:
-		c, fresh := t.closer(tr)
-		c.first(tr, 1)
-		return fresh
+		t.closer(tr, who).first(tr, 1)
 	case tr.Old == event.FinWait1 && tr.New == event.Closing && tr.Closer != 0:
 		// Who that is, is known from before; if not, it was not counted either.
-		if c := t.closers[tr.Closer]; c != nil && c.ClosedFirst > 0 {
+		if c := t.closers[who.Pid]; c != nil && c.ClosedFirst > 0 {
 			c.first(tr, -1)
 			c.Simultaneous++
 		}
 	case IsFailure(tr):
-		t.fail(tr)
+		t.fail(tr, who)
 	case tr.New == event.Close && tr.Closer != 0 && (tr.Old == event.Established || tr.Old == event.CloseWait):
-		c, fresh := t.closer(tr)
-		c.Resets++
-		return fresh
+		t.closer(tr, who).Resets++
 	}
-	return nil
 }
 
 // IsFailure reports whether the transition tells of a connect() that found no port: it set the
@@ -98,30 +92,28 @@ func IsFailure(tr *event.Transition) bool {
 	return tr.Old == event.SynSent && tr.New == event.Close && tr.Flow.Local.Port() == 0 && tr.Flow.Protocol == event.TCP
 }
 
-func (t *Tally) closer(tr *event.Transition) (c, fresh *Closer) {
+func (t *Tally) closer(tr *event.Transition, who event.Task) *Closer {
 	if t.closers == nil {
 		t.closers = map[uint32]*Closer{}
 	}
-	c = t.closers[tr.Closer]
-	known := tr.Closer != 0 && tr.Owner.Pid == tr.Closer
-	if c != nil && known && c.Task.Start != 0 && c.Task.Start != tr.Owner.Start {
+	c := t.closers[who.Pid]
+	if c != nil && !sameStart(c.Task.Start, who.Start) {
 		// The pid is another process by now.
 		t.gone = append(t.gone, c)
 		c = nil
 	}
 	if c == nil {
-		c = &Closer{
-			Task: event.Task{Pid: tr.Closer}, Cgroup: tr.Cgroup,
-			Sites: map[Site]int{}, Destinations: map[Destination]int{},
-		}
-		t.closers[tr.Closer] = c
-		fresh = c
+		c = &Closer{Cgroup: tr.Cgroup, Sites: map[Site]int{}, Destinations: map[Destination]int{}}
+		t.closers[who.Pid] = c
 	}
-	if known {
-		// The last name is the right one: a child closes under its parent's until exec.
-		c.Task = tr.Owner
-	}
-	return c, fresh
+	// The last name is the right one: a child has its parent's until it calls exec.
+	c.Task = who
+	return c
+}
+
+// sameStart allows for one that is known to a tick only, or not at all.
+func sameStart(a, b event.BootTime) bool {
+	return a == 0 || b == 0 || a == b || a.Ticks()-b.Ticks()+1 <= 2
 }
 
 // first counts a close, or takes one back.
@@ -138,14 +130,23 @@ func (c *Closer) first(tr *event.Transition, n int) {
 		site.Port = tr.Flow.Remote.Port()
 	default:
 	}
-	if _, seen := c.Sites[site]; !seen && len(c.Sites) >= maxSites {
-		site = Site{}
-	}
-	addTo(c.Sites, site, n)
+	addTo(c.Sites, c.bounded(site), n)
 	d := DestinationOf(&tr.Flow)
 	if _, seen := c.Destinations[d]; tr.Direction == event.Out && (seen || len(c.Destinations) < maxDestinations) {
 		addTo(c.Destinations, d, n)
 	}
+}
+
+// bounded leaves the place out, and then the rest, where there are too many sites: until its
+// unwind tables are read, a program has as many stacks as closes.
+func (c *Closer) bounded(s Site) Site {
+	for i := range 2 {
+		if _, seen := c.Sites[s]; seen || len(c.Sites) < (i+1)*maxSites {
+			return s
+		}
+		s.Stack = 0
+	}
+	return Site{}
 }
 
 func addTo[K comparable](counts map[K]int, key K, n int) {
@@ -154,14 +155,14 @@ func addTo[K comparable](counts map[K]int, key K, n int) {
 	}
 }
 
-func (t *Tally) fail(tr *event.Transition) {
+func (t *Tally) fail(tr *event.Transition, who event.Task) {
 	if t.failures == nil {
 		t.failures = map[failed]*Failure{}
 	}
-	key := failed{tr.Owner.Pid, tr.Owner.Start, DestinationOf(&tr.Flow)}
+	key := failed{who.Pid, who.Start, DestinationOf(&tr.Flow)}
 	f := t.failures[key]
 	if f == nil {
-		f = &Failure{Task: tr.Owner, Cgroup: tr.Cgroup, Destination: key.to}
+		f = &Failure{Task: who, Cgroup: tr.Cgroup, Destination: key.to}
 		t.failures[key] = f
 	}
 	f.N++

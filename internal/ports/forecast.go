@@ -17,8 +17,10 @@ const (
 	timerLate = time.Second
 	// horizon is how far a forecast reaches.
 	horizon = 24 * time.Hour
-	// fewest is how many sockets a rate must rest on.
+	// fewest is how many sockets a rate must rest on, and least the share of the range that must
+	// be gone for a forecast: what a few connections began with says nothing about thousands.
 	fewest = 8
+	least  = 0.05
 )
 
 // Forecast is when the last port is taken, if ports go on to be taken as they were of late and
@@ -39,9 +41,14 @@ type mini struct {
 	since, free, ends event.KTime
 }
 
-func miniOf(s *event.Socket) mini {
+func (t *table) mini(s *event.Socket) mini {
 	ends := s.Ends.Add(timerLate)
-	return mini{state: s.State, since: s.Since, free: ends, ends: ends}
+	m := mini{state: s.State, since: s.Since, free: ends, ends: ends}
+	// What of a long time is over 60 s, the full socket has waited before.
+	if lasts := min(t.settings[s.Flow.Netns].FinTimeout, TimeWaitLasts); s.State == event.FinWait2 && lasts > 0 {
+		m.since = max(0, s.Ends.Add(-lasts))
+	}
+	return m
 }
 
 // stream is sockets that come at a rate and stay for a time.
@@ -101,6 +108,9 @@ func (u *use) foresee(in *Input, stays time.Duration) {
 	}
 	if u.Unavailable() >= u.Range {
 		u.Forecast = Forecast{new(time.Duration), new(time.Duration), new(time.Duration)}
+		return
+	}
+	if u.UnavailableRatio() < least {
 		return
 	}
 	at := func(sigmas float64) *time.Duration {

@@ -54,6 +54,8 @@ type Settings struct {
 	NoTimestamps bool
 	// TimeWaitLimit is tcp_max_tw_buckets, 0 unknown.
 	TimeWaitLimit int
+	// FinTimeout is how long an orphan stays in FIN_WAIT2, 0 unknown.
+	FinTimeout time.Duration
 }
 
 // ParseSettings reads the values of sysctls by name, as /proc/sys has them. One that is
@@ -73,6 +75,7 @@ func ParseSettings(values map[string]string) (Settings, error) {
 		AutobindReuse: func(n int) { s.AutobindReuse = n != 0 },
 		Timestamps:    func(n int) { s.NoTimestamps = n == 0 },
 		TimeWaitLimit: func(n int) { s.TimeWaitLimit = n },
+		FinTimeout:    func(n int) { s.FinTimeout = time.Duration(n) * time.Second },
 	}
 	for name, set := range numbers {
 		text, ok := values[name]

@@ -14,8 +14,8 @@ type Doctor struct {
 	Arch   string       `json:"arch"`
 	Checks []Check      `json:"checks"`
 	Hooks  []event.Hook `json:"hooks"`
-	// MisleadingSysctls are settings people turn to against CLOSE_WAIT that do
-	// not help.
+	// MisleadingSysctls are settings people turn to against CLOSE_WAIT or TIME_WAIT; those that
+	// somebody has changed are marked.
 	MisleadingSysctls []Sysctl `json:"misleading_sysctls"`
 }
 
@@ -29,9 +29,20 @@ type Check struct {
 
 // Sysctl is one kernel setting and what to know about it.
 type Sysctl struct {
-	Name  string `json:"name"`
+	Name string `json:"name"`
+	// Value is that of the host's network namespace; of a setting the kernel has no more, what
+	// Files say.
 	Value string `json:"value"`
-	Note  string `json:"note"`
+	// Default is the kernel's, absent if not known.
+	Default string `json:"default,omitempty"`
+	// Changed: not the default, in the direction that misleads. False where the default is not
+	// known.
+	Changed bool `json:"changed"`
+	// NamespacesChanged is in how many network namespaces it is, the host's included.
+	NamespacesChanged int `json:"namespaces_changed"`
+	// Files set it although the kernel has it no more.
+	Files []string `json:"files,omitempty"`
+	Note  string   `json:"note"`
 }
 
 // NewDoctor builds the record; it is ok when every check is.

@@ -13,6 +13,8 @@ type Exec struct {
 	// Unclosed counts the sockets that were never closed, flagged or not.
 	Unclosed          int   `json:"unclosed"`
 	UnclosedLongestNS int64 `json:"unclosed_longest_ns,omitzero"`
+	// ClosedAtExit are those of Unclosed that were closed only when their process ended.
+	ClosedAtExit int `json:"closed_at_exit"`
 	// StillRunning are the processes of the command that outlived it.
 	StillRunning []Task `json:"still_running"`
 }

@@ -1,8 +1,13 @@
 package record
 
 import (
+	"cmp"
+	"math"
 	"net/netip"
+	"slices"
+	"time"
 
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/ports"
 )
 
@@ -150,12 +155,11 @@ type PortSpace struct {
 // PortCounters are counters of the kernel since the namespace was made; absent where they could
 // not be read.
 type PortCounters struct {
-	// TimeWait are connections that left a TIME_WAIT and ended it in time, Recycled those that
-	// connect() took over (tcp_tw_reuse), Killed those that ended before their time.
+	// TimeWait are mini-sockets that were made (until Linux 5.16: that ended), Recycled those
+	// that connect() took over (tcp_tw_reuse), Overflow those that were not made because of
+	// tcp_max_tw_buckets.
 	TimeWait *PortCounter `json:"tw,omitempty"`
 	Recycled *PortCounter `json:"tw_recycled,omitempty"`
-	Killed   *PortCounter `json:"tw_killed,omitempty"`
-	// Overflow are those cut short because of tcp_max_tw_buckets.
 	Overflow *PortCounter `json:"tw_overflow,omitempty"`
 	// PAWSActive and PAWSEstab are segments refused for an old timestamp.
 	PAWSActive *PortCounter `json:"paws_active,omitempty"`
@@ -177,16 +181,98 @@ func NewTimewait(at Time, observedNS int64) Timewait {
 	}
 }
 
+// CloserGroups builds the groups of a closer, the biggest first. Stacks that look the same make
+// one group; stack names a place and is nil where none was taken down.
+func CloserGroups(c *ports.Closer, stack func(event.StackID) *Stack) []CloserGroup {
+	all := make([]CloserGroup, 0, len(c.Sites))
+	for site, n := range c.Sites {
+		g := CloserGroup{N: n, Direction: Word(site.Direction.String())}
+		if site.Direction == event.Out {
+			g.Rport = site.Port
+		} else {
+			g.Lport = site.Port
+		}
+		if st := stack(site.Stack); st != nil {
+			g.Frames, g.Quality, g.Reason = st.Frames, st.Quality, st.Reason
+		}
+		all = append(all, g)
+	}
+	return mergeGroups(all)
+}
+
+func mergeGroups(groups []CloserGroup) []CloserGroup {
+	all := make([]CloserGroup, 0, len(groups))
+	index := make(map[string]int, len(groups))
+	for _, g := range groups {
+		key := g.key()
+		if at, seen := index[key]; seen {
+			all[at].N += g.N
+			continue
+		}
+		index[key] = len(all)
+		all = append(all, g)
+	}
+	// A whole order, for they come out of a map.
+	slices.SortFunc(all, func(a, b CloserGroup) int {
+		return cmp.Or(cmp.Compare(b.N, a.N), cmp.Compare(a.key(), b.key()))
+	})
+	return all
+}
+
+func (g *CloserGroup) key() string {
+	dst := append([]byte(g.Direction), 0, byte(g.Lport>>8), byte(g.Lport), byte(g.Rport>>8), byte(g.Rport))
+	for _, word := range []string{g.Quality, g.Reason} {
+		dst = append(append(dst, word...), 0)
+	}
+	return string(appendPlace(dst, g.Frames))
+}
+
+// MergeClosers keeps the first ones, and puts the others together by name and container.
+func MergeClosers(all []ActiveCloser, keep int) []ActiveCloser {
+	if len(all) <= keep {
+		return all
+	}
+	type name struct{ comm, container string }
+	kept := slices.Clone(all[:keep])
+	index := map[name]int{}
+	for _, c := range all[keep:] {
+		key := name{c.Comm, c.Container}
+		at, seen := index[key]
+		if !seen {
+			at = len(kept)
+			index[key] = at
+			kept = append(kept, ActiveCloser{Comm: c.Comm, Container: c.Container, Names: c.Names, Gone: true})
+		}
+		m := &kept[at]
+		m.Processes++
+		m.Gone = m.Gone && c.Gone
+		m.ClosedFirst += c.ClosedFirst
+		m.PerS += c.PerS
+		m.Simultaneous += c.Simultaneous
+		m.Exiting += c.Exiting
+		m.StacksNotSampled += c.StacksNotSampled
+		m.Groups = mergeGroups(slices.Concat(m.Groups, c.Groups))
+	}
+	return kept
+}
+
 // BudgetOf builds the record of a budget.
 func BudgetOf(b *ports.Budget, netnsName string) Budget {
 	r := Budget{
 		Scope: ScopeDestination, Netns: b.Netns, NetnsName: netnsName, Laddr: b.Laddr, Raddr: b.Raddr, Rport: b.Rport,
 		InUse: b.InUse, Range: b.Range, Ratio: b.Ratio(), TimeWait: b.TimeWait, FinWait2: b.Orphaned,
 		Reusable: b.Reusable, ByBind: b.ByBind, TakenElsewhere: b.Elsewhere,
-		Unavailable: b.Unavailable(), UnavailableRatio: b.UnavailableRatio(), PerS: b.PerSecond,
+		Unavailable: b.Unavailable(), UnavailableRatio: b.UnavailableRatio(), PerS: Rate(b.PerSecond),
+		// 0 is for none left at all.
+		ExhaustedInS:  seconds(b.Forecast.In, time.Second-1),
+		ExhaustedMinS: seconds(b.Forecast.Soonest, 0),
+		ExhaustedMaxS: seconds(b.Forecast.Latest, time.Second-1),
 	}
 	if b.Every() {
 		r.Scope = ScopeLocalAddress
 	}
 	return r
 }
+
+// Rate has three digits after the point.
+func Rate(perSecond float64) float64 { return math.Round(perSecond*1000) / 1000 }

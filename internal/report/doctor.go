@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/record"
@@ -85,12 +86,41 @@ func (p *page) hooks(hooks []event.Hook) {
 	}
 }
 
+// sysctls tells of the settings that somebody has changed, and names the others.
 func (p *page) sysctls(list []record.Sysctl) {
 	if len(list) == 0 {
 		return
 	}
-	p.printf("\nSettings that do not cure CLOSE_WAIT, whatever the web says:\n")
+	var untouched []string
+	p.printf("\nSettings that cure neither CLOSE_WAIT nor TIME_WAIT, whatever the web says:\n")
 	for _, s := range list {
-		p.printf("%s = %s\n%s%s\n", s.Name, s.Value, indent, wrap(s.Note, len(indent)))
+		if !s.Changed && s.NamespacesChanged == 0 {
+			untouched = append(untouched, s.Name+" = "+s.Value)
+			continue
+		}
+		p.printf("%s\n%s%s\n", p.painted(yellow, sysctlFound(&s)), indent, wrap(s.Note, len(indent)))
 	}
+	if len(untouched) > 0 {
+		p.printf("%s\n", wrap("at the default, or not misleading as set: "+strings.Join(untouched, ", "), 0))
+	}
+}
+
+func sysctlFound(s *record.Sysctl) string {
+	text := s.Name + " = " + s.Value
+	if s.Default != "" {
+		text += " (default " + s.Default + ")"
+	}
+	others := s.NamespacesChanged
+	if s.Changed {
+		others--
+	}
+	switch {
+	case len(s.Files) > 0:
+		text += " in " + strings.Join(s.Files, ", ")
+	case others > 0 && s.Changed:
+		text += fmt.Sprintf(", changed in %d of the other network namespaces as well", others)
+	case others > 0:
+		text += fmt.Sprintf(", but changed in %d of the other network namespaces", others)
+	}
+	return text
 }

@@ -70,6 +70,13 @@ func execText(r *record.Exec) string {
 	text += fmt.Sprintf("%s left in CLOSE_WAIT, for at most %s",
 		map[bool]string{true: "1 socket was", false: plural(r.Unclosed, "socket") + " were"}[r.Unclosed == 1],
 		durationText(time.Duration(r.UnclosedLongestNS)))
+	switch r.ClosedAtExit {
+	case 0:
+	case r.Unclosed:
+		text += ", and closed only when the process ended"
+	default:
+		text += fmt.Sprintf(", %d of them closed only when the process ended", r.ClosedAtExit)
+	}
 	if r.Verdict == "clean" {
 		text += ": too few or too short to tell of a leak"
 	}

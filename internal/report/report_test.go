@@ -406,7 +406,13 @@ func TestDoctor(t *testing.T) {
 			{Name: "capabilities", Detail: "CAP_BPF is missing", Cure: "run as root, or give the binary cap_bpf, cap_perfmon, cap_net_admin and cap_sys_ptrace"},
 		},
 		[]event.Hook{{Fact: "transitions", Hook: "inet_sock_set_state", Kind: "tp_btf", Attached: true, Reason: "first choice"}, {Fact: "accept", Hook: "inet_csk_accept", Kind: "fexit", Reason: "not permitted"}},
-		[]record.Sysctl{{Name: "net.ipv4.tcp_fin_timeout", Value: "60", Note: "for orphaned FIN_WAIT2"}})
+		[]record.Sysctl{
+			{Name: "net.ipv4.tcp_fin_timeout", Value: "15", Default: "60", Changed: true, NamespacesChanged: 24, Note: "for orphaned FIN_WAIT2"},
+			{Name: "net.ipv4.tcp_tw_reuse", Value: "2", Default: "2", NamespacesChanged: 1, Note: "for the end that connects"},
+			{Name: "net.ipv4.tcp_tw_recycle", Value: "1", Changed: true, Files: []string{"/etc/sysctl.d/99-tuning.conf"}, Note: "gone since Linux 4.12"},
+			{Name: "net.ipv4.tcp_orphan_retries", Value: "0", Default: "0", Note: "for sockets their process has closed"},
+			{Name: "net.ipv4.tcp_max_tw_buckets", Value: "4096", Note: "lowering it leaves TIME_WAIT out"},
+		})
 	for name, o := range map[string]Options{
 		"table": {Format: Table}, "json": {Format: JSON}, "csv": {Format: CSV, Sort: "name"},
 		"table,fields": {Format: Table, Fields: []string{"name", "ok"}},

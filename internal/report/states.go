@@ -1,6 +1,8 @@
 package report
 
 import (
+	"cmp"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -57,13 +59,70 @@ func (s *States) Write(w io.Writer, r *record.States) error {
 			doc.By = append(doc.By, *rs.at(i))
 		}
 	}
+	var err error
 	switch {
 	case s.o.Format == JSON || s.o.Format == JSONL:
 		return s.doc.writeJSON(w, &doc)
 	case s.by == "":
-		return s.writeStates(w, &doc)
+		err = s.writeStates(w, &doc)
 	default:
-		return s.writeGroups(w, &doc)
+		err = s.writeGroups(w, &doc)
+	}
+	if err != nil || s.o.Format == CSV || doc.Established == nil {
+		return err
+	}
+	_, err = io.WriteString(w, "\n"+establishedText(doc.Established))
+	return err
+}
+
+// maxNetnsEstablished are named one by one.
+const maxNetnsEstablished = 5
+
+// establishedText says how much of what ss -s shows as established is not.
+func establishedText(e *record.Established) string {
+	p := page{}
+	p.printf("ss -s says estab %d", e.CurrEstab)
+	if n := len(e.Netns); n > 1 {
+		p.printf(", added up over %s", plural(n, "network namespace"))
+	}
+	p.printf(": %s.\n", ofThem(e.CurrEstab, e.CloseWait))
+	if len(e.Netns) < 2 {
+		return p.buf.String()
+	}
+	named, more := 0, 0
+	for i := range e.Netns {
+		n := &e.Netns[i]
+		switch {
+		case n.CloseWait != nil && *n.CloseWait == 0:
+		case named == maxNetnsEstablished:
+			more++
+		default:
+			named++
+			p.printf("  %s: estab %d, %s\n", cmp.Or(n.NetnsName, fmt.Sprintf("netns %d", n.Netns)), n.CurrEstab, ofThem(n.CurrEstab, n.CloseWait))
+		}
+	}
+	if more > 0 {
+		p.printf("  and %s more\n", plural(more, "network namespace"))
+	}
+	return p.buf.String()
+}
+
+func ofThem(all uint64, closeWait *uint64) string {
+	switch {
+	case closeWait == nil:
+		return "how many of them are CLOSE_WAIT cannot be told now"
+	case *closeWait == 0 && all == 0:
+		return "none is CLOSE_WAIT"
+	case *closeWait == 0:
+		return "none of them is CLOSE_WAIT"
+	case all == 1:
+		return "it is CLOSE_WAIT"
+	case *closeWait == all:
+		return "all of them are CLOSE_WAIT"
+	case *closeWait == 1:
+		return "1 of them is CLOSE_WAIT"
+	default:
+		return fmt.Sprintf("%d of them are CLOSE_WAIT", *closeWait)
 	}
 }
 
@@ -175,9 +234,25 @@ func otherColumn(states event.StateSet) column[*record.StatesGroup] {
 	}
 }
 
-// groupColumns are the key, the total and the states, or those seen of them.
+// containerText: a table has the name where there is one, other formats the id.
+func (s *States) containerText(g *record.StatesGroup) string {
+	switch {
+	case !s.o.tabular():
+		return g.Container
+	case g.Container == "" && !g.Unknown:
+		return "(none)"
+	case s.o.Format == Table:
+		return g.ContainerText(g.Container)
+	default:
+		return g.Container
+	}
+}
+
+// groupColumns are the key, the total and the states; or for a narrow table the key in short,
+// the total and the states seen.
 func (s *States) groupColumns(seen *event.StateSet) []column[*record.StatesGroup] {
 	type group = record.StatesGroup
+	narrow := seen != nil
 	uintColumn := func(name, header string, zero bool, get func(*group) uint64) column[*group] {
 		return column[*group]{
 			name: name, header: header, right: true,
@@ -190,18 +265,30 @@ func (s *States) groupColumns(seen *event.StateSet) []column[*record.StatesGroup
 			number: func(g *group) (int64, bool) { return int64(get(g)), zero || get(g) != 0 },
 		}
 	}
+	textColumn := func(name string, get func(*group) string) column[*group] {
+		return column[*group]{name: name, text: func(dst []byte, g *group) []byte { return append(dst, get(g)...) }}
+	}
 	var cols []column[*group]
 	switch s.by {
 	case "pid":
 		cols = append(cols, uintColumn("pid", "", false, func(g *group) uint64 { return uint64(g.Pid) }),
-			column[*group]{name: "comm", text: func(dst []byte, g *group) []byte { return append(dst, g.Comm...) }})
+			textColumn("comm", func(g *group) string { return g.Comm }))
 	case "container":
-		cols = append(cols, column[*group]{
-			name: "container",
-			text: func(dst []byte, g *group) []byte { return append(dst, g.Container...) },
-		})
+		cols = append(cols, textColumn("container", s.containerText))
+		if !narrow {
+			cols = append(cols, textColumn("container_name", func(g *group) string { return g.ContainerName }),
+				textColumn("pod_name", func(g *group) string { return g.PodName }),
+				textColumn("pod_namespace", func(g *group) string { return g.PodNamespace }),
+				textColumn("unknown", func(g *group) string {
+					if g.Unknown {
+						return "true"
+					}
+					return ""
+				}))
+		}
 	case "netns":
-		cols = append(cols, uintColumn("netns", "", false, func(g *group) uint64 { return uint64(g.Netns) }))
+		cols = append(cols, uintColumn("netns", "", false, func(g *group) uint64 { return uint64(g.Netns) }),
+			textColumn("netns_name", func(g *group) string { return g.NetnsName }))
 	}
 	cols = append(cols, uintColumn("total", "", true, func(g *group) uint64 { return g.Total }))
 	for _, st := range event.States() {

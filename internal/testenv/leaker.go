@@ -34,8 +34,10 @@ type Options struct {
 	Listen string
 	Port   uint16
 	// MPTCP at both ends; with PlainPeer at the leaking end only.
-	MPTCP      bool
-	PlainPeer  bool
+	MPTCP     bool
+	PlainPeer bool
+	// KTLS is kernel TLS at both ends.
+	KTLS       bool
 	Every      time.Duration
 	CloseAfter time.Duration
 	// NoFile is RLIMIT_NOFILE of the leaking process.
@@ -57,6 +59,7 @@ func (o Options) args() []string {
 	add("port", strconv.Itoa(int(o.Port)), o.Port != 0)
 	add("mptcp", "true", o.MPTCP)
 	add("plain-peer", "true", o.PlainPeer)
+	add("ktls", "true", o.KTLS)
 	add("every", o.Every.String(), o.Every != 0)
 	add("close-after", o.CloseAfter.String(), o.CloseAfter != 0)
 	add("nofile", strconv.Itoa(o.NoFile), o.NoFile != 0)

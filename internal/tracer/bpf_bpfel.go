@@ -43,11 +43,6 @@ type bpfCodeHeap struct {
 	Segmap uint64
 }
 
-type bpfComm struct {
-	_    structs.HostLayout
-	Name [16]int8
-}
-
 type bpfCounter uint32
 
 const (
@@ -140,6 +135,12 @@ type bpfHolderRow struct {
 	Protocol uint16
 	State    uint8
 	Pad      [5]uint8
+}
+
+type bpfKin struct {
+	_     structs.HostLayout
+	Ended uint64
+	Comm  [16]int8
 }
 
 type bpfLife struct {
@@ -485,12 +486,12 @@ const (
 	bpfVarStuckAfter       = "stuck_after"
 	bpfVarTrackUsers       = "track_users"
 	bpfVarUnusedBound      = "unused_bound"
-	bpfVarUnusedComm       = "unused_comm"
 	bpfVarUnusedCounter    = "unused_counter"
 	bpfVarUnusedDirection  = "unused_direction"
 	bpfVarUnusedEvidence   = "unused_evidence"
 	bpfVarUnusedFlow       = "unused_flow"
 	bpfVarUnusedHolderRow  = "unused_holder_row"
+	bpfVarUnusedKin        = "unused_kin"
 	bpfVarUnusedLife       = "unused_life"
 	bpfVarUnusedMappingRow = "unused_mapping_row"
 	bpfVarUnusedPassedRow  = "unused_passed_row"
@@ -620,12 +621,12 @@ type bpfVariableSpecs struct {
 	StuckAfter       *ebpf.VariableSpec `ebpf:"stuck_after"`
 	TrackUsers       *ebpf.VariableSpec `ebpf:"track_users"`
 	UnusedBound      *ebpf.VariableSpec `ebpf:"unused_bound"`
-	UnusedComm       *ebpf.VariableSpec `ebpf:"unused_comm"`
 	UnusedCounter    *ebpf.VariableSpec `ebpf:"unused_counter"`
 	UnusedDirection  *ebpf.VariableSpec `ebpf:"unused_direction"`
 	UnusedEvidence   *ebpf.VariableSpec `ebpf:"unused_evidence"`
 	UnusedFlow       *ebpf.VariableSpec `ebpf:"unused_flow"`
 	UnusedHolderRow  *ebpf.VariableSpec `ebpf:"unused_holder_row"`
+	UnusedKin        *ebpf.VariableSpec `ebpf:"unused_kin"`
 	UnusedLife       *ebpf.VariableSpec `ebpf:"unused_life"`
 	UnusedMappingRow *ebpf.VariableSpec `ebpf:"unused_mapping_row"`
 	UnusedPassedRow  *ebpf.VariableSpec `ebpf:"unused_passed_row"`
@@ -732,12 +733,12 @@ type bpfVariables struct {
 	StuckAfter       *ebpf.Variable `ebpf:"stuck_after"`
 	TrackUsers       *ebpf.Variable `ebpf:"track_users"`
 	UnusedBound      *ebpf.Variable `ebpf:"unused_bound"`
-	UnusedComm       *ebpf.Variable `ebpf:"unused_comm"`
 	UnusedCounter    *ebpf.Variable `ebpf:"unused_counter"`
 	UnusedDirection  *ebpf.Variable `ebpf:"unused_direction"`
 	UnusedEvidence   *ebpf.Variable `ebpf:"unused_evidence"`
 	UnusedFlow       *ebpf.Variable `ebpf:"unused_flow"`
 	UnusedHolderRow  *ebpf.Variable `ebpf:"unused_holder_row"`
+	UnusedKin        *ebpf.Variable `ebpf:"unused_kin"`
 	UnusedLife       *ebpf.Variable `ebpf:"unused_life"`
 	UnusedMappingRow *ebpf.Variable `ebpf:"unused_mapping_row"`
 	UnusedPassedRow  *ebpf.Variable `ebpf:"unused_passed_row"`

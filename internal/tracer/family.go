@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"unsafe"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 )
@@ -76,11 +77,19 @@ func (t *Tracer) relatives() (found uint32, err error) {
 	return found, nil
 }
 
+// Relative is a process of a family.
+type Relative struct {
+	event.Task
+	// Ended is when its last thread did, before the kernel closed its files; 0 while it runs, or
+	// if that is not known.
+	Ended event.KTime
+}
+
 // Family returns every process that was seen among the descendants of Config.Family, and
 // that process itself, the ended ones included, by their start. Starts are those of the
 // processes, names those of the last exec. A process that was too many is among
 // Stats.RelativesLost, with its descendants left out.
-func (t *Tracer) Family() ([]event.Task, error) {
+func (t *Tracer) Family() ([]Relative, error) {
 	if t.cfg.Family == 0 {
 		return nil, nil
 	}
@@ -89,17 +98,18 @@ func (t *Tracer) Family() ([]event.Task, error) {
 	if t.closed {
 		return nil, ErrClosed
 	}
-	var all []event.Task
+	var all []Relative
 	var key bpfRelative
-	var comm event.Comm
+	var kin bpfKin
 	it := t.maps.Maps["family"].Iterate()
-	for it.Next(&key, &comm) {
-		all = append(all, event.Task{Pid: key.Tgid, Tid: key.Tgid, Start: event.BootTime(key.Start), Comm: comm})
+	for it.Next(&key, &kin) {
+		task := event.Task{Pid: key.Tgid, Tid: key.Tgid, Start: event.BootTime(key.Start), Comm: *(*event.Comm)(unsafe.Pointer(&kin.Comm))}
+		all = append(all, Relative{task, event.KTime(kin.Ended)})
 	}
 	if err := it.Err(); err != nil {
 		return nil, fmt.Errorf("read family: %w", err)
 	}
-	slices.SortFunc(all, func(a, b event.Task) int {
+	slices.SortFunc(all, func(a, b Relative) int {
 		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Pid, b.Pid))
 	})
 	return all, nil

@@ -65,10 +65,10 @@ func TestFamily(t *testing.T) {
 }
 
 // checkSameTask: a member is the task that sockets name.
-func checkSameTask(t *testing.T, tr *Tracer, all []event.Task, of *child) {
+func checkSameTask(t *testing.T, tr *Tracer, all []Relative, of *child) {
 	t.Helper()
 	of.do("listen")
-	i := slices.IndexFunc(all, func(task event.Task) bool { return task.Pid == of.pid })
+	i := slices.IndexFunc(all, func(task Relative) bool { return task.Pid == of.pid })
 	for _, h := range snapshot(t, tr, event.Listen).Holders {
 		if h.Pid == of.pid && (i < 0 || h.Start != all[i].Start) {
 			t.Errorf("holder %+v, family %+v", h, all)

@@ -88,7 +88,7 @@ var table = []hook{
 	{fact: factMappings, program: "dump_mappings", kind: kindIter, targets: []string{"task_vma"}, stacks: true},
 	{fact: factThreads, program: "dump_threads", kind: kindIter, targets: []string{"task"}, stacks: true},
 	{fact: factExec, program: "process_exec", kind: kindTpBTF, targets: []string{"sched_process_exec"}, live: true, stacks: true, family: true},
-	{fact: factExit, program: "process_exit", kind: kindTpBTF, targets: []string{"sched_process_exit"}, live: true, stacks: true},
+	{fact: factExit, program: "process_exit", kind: kindTpBTF, targets: []string{"sched_process_exit"}, live: true, stacks: true, family: true},
 	{fact: factFork, program: "process_fork", kind: kindTpBTF, targets: []string{"sched_process_fork"}, live: true, family: true},
 	// After the fork hook: what that one misses is there now.
 	{fact: factFamily, program: "dump_family", kind: kindIter, targets: []string{"task"}, live: true, family: true},
@@ -109,7 +109,7 @@ var without = map[string]string{
 	factMappings:    "no unwind tables: stacks by frame pointers",
 	factThreads:     "nobody can say where the threads of a process stand",
 	factExec:        "the first stacks after an exec may be truncated; a process keeps the name it was forked with",
-	factExit:        "what is known of a process is kept until it is the oldest",
+	factExit:        "what is known of a process is kept until it is the oldest; when one of a family ended is not known",
 	factFork:        "no process can be followed with its descendants",
 	factFamily:      "no process can be followed with its descendants",
 }

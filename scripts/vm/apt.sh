@@ -110,8 +110,10 @@ fetch_kernel() {
 }
 
 # What tests may need and the cloud configuration has as modules: socket
-# diagnosis (sock_diag; SOCK_DESTROY) and veth. Order is the order of loading.
-guest_modules=(inet_diag tcp_diag unix_diag mptcp_diag veth)
+# diagnosis (sock_diag; SOCK_DESTROY), veth, and kernel TLS with its AES-GCM, which
+# it asks for when keys are set. Order is the order of loading.
+guest_modules=(inet_diag tcp_diag unix_diag mptcp_diag veth
+	crypto_null gf128mul ghash-generic ctr gcm tls)
 
 # extract DEB DIR: only the files we use; whole packages are 100 MB of drivers.
 extract() {
@@ -127,16 +129,17 @@ extract() {
 # pack_modules DIR CPIO: unpacked, since busybox cannot unpack all formats, and
 # numbered, since insmod knows no dependencies.
 pack_modules() {
-	local root i file
+	local root i file to
 	root=$(mktemp -d "$1/pack.XXXXXX")
 	mkdir -p "$root/lib/modules"
 	for i in "${!guest_modules[@]}"; do
 		file=$(find "$1" -path "$root" -prune -o \
 			-name "${guest_modules[i]}.ko*" -print | sed -n 1p)
+		printf -v to '%s/lib/modules/%02d-%s.ko' "$root" "$i" "${guest_modules[i]}"
 		case $file in
 		'') ;; # built in, or not made for this kernel
-		*.xz) xz -dc "$file" >"$root/lib/modules/$i-${guest_modules[i]}.ko" ;;
-		*) cp "$file" "$root/lib/modules/$i-${guest_modules[i]}.ko" ;;
+		*.xz) xz -dc "$file" >"$to" ;;
+		*) cp "$file" "$to" ;;
 		esac
 	done
 	pack "$root" "$2"

@@ -20,10 +20,13 @@ const (
 // patience bounds every wait for a kernel fact.
 const patience = 20 * time.Second
 
+// protocol is what a side's sockets speak, plain TCP by default.
+type protocol struct{ mptcp, ktls bool }
+
 // endpoint is one side's sockets, used by plain system calls: blocking, in the order
 // they were made.
 type endpoint struct {
-	mptcp    bool
+	protocol
 	listener int
 	socks    []int
 }
@@ -127,6 +130,9 @@ func (e *endpoint) connect(ap netip.AddrPort, n int) error {
 		if err != nil && !errors.Is(err, unix.EISCONN) {
 			return fmt.Errorf("connect to %v: %w", ap, err)
 		}
+		if err := e.establish(fd); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -141,8 +147,19 @@ func (e *endpoint) accept(n int) error {
 			return fmt.Errorf("accept: %w", err)
 		}
 		e.socks = append(e.socks, fd)
+		if err := e.establish(fd); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// establish does what a protocol needs of a connection before its first byte.
+func (e *endpoint) establish(fd int) error {
+	if !e.ktls {
+		return nil
+	}
+	return speakTLS(fd)
 }
 
 // send writes n bytes to each socket. With more, the kernel keeps them back, so that

@@ -38,12 +38,12 @@ type helper struct {
 
 // startHelper runs this program again, under its own name so that it can be told apart.
 // The files become descriptors 3, 4, ... there.
-func startHelper(name string, mptcp bool, files []*os.File) (*helper, error) {
+func startHelper(name string, speaks protocol, files []*os.File) (*helper, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find own program: %w", err)
 	}
-	cmd := exec.Command(self, "-role", name, fmt.Sprintf("-mptcp=%v", mptcp))
+	cmd := exec.Command(self, "-role", name, fmt.Sprintf("-mptcp=%v", speaks.mptcp), fmt.Sprintf("-ktls=%v", speaks.ktls))
 	cmd.Stderr, cmd.ExtraFiles = os.Stderr, files
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -82,11 +82,11 @@ func (h *helper) stop() error {
 
 // serve obeys orders until the input ends, which is also how a killed leader takes its
 // helpers with it.
-func serve(name string, mptcp bool, in io.Reader, out io.Writer) error {
+func serve(name string, speaks protocol, in io.Reader, out io.Writer) error {
 	if err := os.WriteFile("/proc/self/comm", []byte("leaker-"+name), 0); err != nil {
 		return fmt.Errorf("set own name: %w", err)
 	}
-	e := &endpoint{mptcp: mptcp}
+	e := &endpoint{protocol: speaks}
 	orders, answers := json.NewDecoder(in), json.NewEncoder(out)
 	for {
 		var r request

@@ -46,6 +46,7 @@ func run(args []string, in io.Reader, out io.Writer) error {
 	port := fs.Uint("port", 0, "port to listen on, 0 any")
 	mptcp := fs.Bool("mptcp", false, "MPTCP at both ends")
 	plainPeer := fs.Bool("plain-peer", false, "with -mptcp: the peer speaks plain TCP")
+	ktls := fs.Bool("ktls", false, "kernel TLS at both ends")
 	every := fs.Duration("every", 50*time.Millisecond, "pace of grow")
 	closeAfter := fs.Duration("close-after", 0, "close each socket this long after its peer did, 0 never")
 	nofile := fs.Uint64("nofile", 0, "RLIMIT_NOFILE to leak under, 0 as it is")
@@ -54,7 +55,7 @@ func run(args []string, in io.Reader, out io.Writer) error {
 		return err
 	}
 	if *role != "" {
-		return serve(*role, *mptcp, in, out)
+		return serve(*role, protocol{*mptcp, *ktls}, in, out)
 	}
 	if *path != "" {
 		return moveTo(*path, args)
@@ -65,7 +66,10 @@ func run(args []string, in io.Reader, out io.Writer) error {
 			return fmt.Errorf("limit descriptors: %w", err)
 		}
 	}
-	c := config{n: *n, port: uint16(*port), mptcp: *mptcp, plainPeer: *plainPeer, every: *every, closeAfter: *closeAfter}
+	c := config{
+		n: *n, port: uint16(*port), mptcp: *mptcp, plainPeer: *plainPeer, ktls: *ktls,
+		every: *every, closeAfter: *closeAfter,
+	}
 	if err := errors.Join(c.setCause(*name), c.setAddrs(*addr, *listen)); err != nil {
 		return err
 	}
@@ -96,10 +100,25 @@ func (c *config) setCause(name string) error {
 		if c.bothMPTCP() && known.name == "unaccepted" {
 			return errors.New("-mptcp: only with -plain-peer for unaccepted: no table shows that they are there")
 		}
+		if err := c.checkTLS(name); err != nil {
+			return err
+		}
 		c.cause = known
 		return nil
 	}
 	return fmt.Errorf("-cause %q: want one of %s", name, causeNames())
+}
+
+func (c *config) checkTLS(name string) error {
+	switch {
+	case !c.ktls:
+		return nil
+	case c.mptcp:
+		return errors.New("-ktls: not with -mptcp, which has no TLS in the kernel")
+	case name == "eof_unsaid":
+		return errors.New("-ktls: not for eof_unsaid: the kernel drops a record that close() leaves open")
+	}
+	return nil
 }
 
 func (c *config) setAddrs(addr, listen string) (err error) {
@@ -146,7 +165,7 @@ func moveTo(path string, args []string) error {
 
 // hold makes the leak, reports it and keeps it.
 func hold(c config, in io.Reader, out io.Writer) (err error) {
-	l := &leak{config: c, own: &endpoint{mptcp: c.mptcp}}
+	l := &leak{config: c, own: &endpoint{protocol: protocol{c.mptcp, c.ktls}}}
 	l.ready = facts.Ready{
 		Cause: c.cause.name, Expect: c.cause.expect, Pid: os.Getpid(),
 		Leader: os.Getpid(), N: c.n, Mptcp: c.bothMPTCP(),
@@ -154,7 +173,7 @@ func hold(c config, in io.Reader, out io.Writer) (err error) {
 	if l.ready.Netns, err = ownNetns(); err != nil {
 		return err
 	}
-	if l.peer, err = startHelper("peer", c.bothMPTCP(), nil); err != nil {
+	if l.peer, err = startHelper("peer", protocol{c.bothMPTCP(), c.ktls}, nil); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.stop()) }()
