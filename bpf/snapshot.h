@@ -57,6 +57,8 @@ static __always_inline void baseline(struct record *rec, struct sock *sk,
 
 	identify(rec, sk);
 	rec->flags = RECORD_BASELINE;
+	if (tp && is_subflow(tp))
+		rec->flags |= RECORD_SUBFLOW;
 	rec->state = sk->__sk_common.skc_state;
 	remember_flow(rec, sk);
 	baseline_dwell(&dwell, rec->state, tp, now);

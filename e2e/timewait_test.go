@@ -475,6 +475,32 @@ func TestTimewaitBudgetRunsDry(t *testing.T) {
 	}
 }
 
+// An MPTCP connection closes once and fails once, not once more for its subflow.
+func TestTimewaitMPTCP(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP)
+	if err != nil {
+		testenv.Skip(t, "mptcp", err.Error())
+	}
+	unix.Close(fd)
+	s := newPortScene(t, 30000, 30198)
+	server := s.party(t, "serve", "-mptcp", "-listen", fmt.Sprint("127.0.0.1:", s.port()))
+	server.readPort(t)
+	w := watchPorts(t, s)
+	client := s.party(t, "dial", "-mptcp", "-to", server.addr(), "-plan", fmt.Sprintf("c=%d,s=%d", n, n+1))
+	client.counts(t)
+	server.drained(t, s)
+	rest := s.party(t, "dial", "-mptcp", "-to", server.addr(), "-plan", "c=9999", "-full", fmt.Sprint(n))
+	made, failed := rest.counts(t)
+	server.drained(t, s)
+	v := portsSeen(t, w)
+	if len(v.Closers) != 3 || v.closer(client.pid()).ClosedFirst != n || v.closer(server.pid()).ClosedFirst != n+1 || v.closer(rest.pid()).ClosedFirst != made {
+		t.Errorf("closers %+v, want %d, %d, %d", v.Closers, n, n+1, made)
+	}
+	if len(v.Failures) != 1 || v.Failures[0].Pid != rest.pid() || v.Failures[0].N != failed {
+		t.Errorf("failures %+v, want %d", v.Failures, failed)
+	}
+}
+
 // Who binds first takes a port from all destinations, and from everybody else; with
 // IP_BIND_ADDRESS_NO_PORT it does not.
 func TestTimewaitBindBeforeConnect(t *testing.T) {

@@ -59,6 +59,12 @@ func sends(c *Case, _ *Leftover) { c.SentKnown, c.SentAfterFin = true, 7 }
 
 func untold(c *Case, _ *Leftover) { c.EOFAt = 0 }
 
+func byExit(_ *Case, u *Leftover) { u.Closed = ClosedByExit }
+
+func beforeExit(_ *Case, u *Leftover) { u.Closed = ClosedBeforeExit }
+
+func idleByExit(c *Case, u *Leftover) { idle(c, u); byExit(c, u) }
+
 func TestJudgeCommand(t *testing.T) {
 	const sec, ms, us = time.Second, time.Millisecond, time.Microsecond
 	closing := func(s *command, n int, dwell time.Duration) *command { s.close(n, dwell); return s }
@@ -92,6 +98,18 @@ func TestJudgeCommand(t *testing.T) {
 		{"more than a pool", ran(30*sec).keep(23, sec, sec, 100*ms, elsewhere), Suspicious, ""},
 		{"response bodies of a server for each test", ran(10*ms).keep(3, ms, ms, 500*us, body), Leaking, ""},
 
+		{"23 closed by exit()", ran(3*sec).keep(23, sec, 50*ms, ms, byExit), Leaking, "23 closed only when the process ended; at least 23 times"},
+		{"two closed by exit()", ran(3*sec).keep(2, sec, 50*ms, ms, byExit), Clean, ""},
+		{"23 at once, closed by exit()", ran(3*sec).keep(23, sec, 0, 100*ms, byExit), Suspicious, ""},
+		{"some closed by exit()", ran(3*sec).keep(3, sec, 50*ms, ms, byExit).keep(2, 2*sec, 50*ms, ms, nil), Leaking, "5 never closed, 3 of them closed only when"},
+		{"leak beside quick closes, closed by exit()", closing(ran(3*sec).keep(23, sec, 50*ms, ms, byExit), 500, 45*ms), Leaking, ""},
+		{"it does close, late, and at its end", closing(ran(9*sec).keep(9, sec, 50*ms, ms, byExit), 7, 3*sec), Clean, ""},
+		{"idle pool, closed by exit()", ran(3*sec).keep(23, sec, ms, sec, idleByExit), Clean, ""},
+		{"23 closed by somebody", ran(3*sec).keep(23, sec, 50*ms, ms, beforeExit), Suspicious, "by whom they were closed is not known"},
+		{"23 at once, closed by somebody", ran(3*sec).keep(23, sec, 0, 100*ms, beforeExit), Clean, ""},
+		{"two, and two closed by somebody", ran(3*sec).keep(2, sec, 50*ms, ms, nil).keep(2, 2*sec, 50*ms, ms, beforeExit), Suspicious, "4 never closed, 2 of them"},
+		{"23 stuck, closed by somebody", ran(5*minute).keep(23, sec, 10*sec, ms, beforeExit), Suspicious, ""},
+
 		{"slow server killed", closing(ran(10*sec).keep(5, ms, 9*ms, 5*ms, nil), 500, 45*ms), Clean, ""},
 		{"leak beside quick closes", closing(ran(10*sec).keep(23, 100*ms, 300*ms, 5*ms, nil), 500, 45*ms), Leaking, ""},
 		{"it does close, late", closing(ran(30*sec).keep(9, sec, sec, ms, nil), 7, 10*sec), Clean, ""},
@@ -115,6 +133,31 @@ func TestJudgeCommand(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Where nobody knows who closed only what the program kept after it was told says something.
+func TestTells(t *testing.T) {
+	const grace = time.Second
+	for name, tt := range map[string]struct {
+		change func(*Case, *Leftover)
+		want   bool
+	}{
+		"told in time":       {beforeExit, true},
+		"never closed, idle": {idle, true},
+		"by exit(), idle":    {idleByExit, true},
+		"idle":               {func(c *Case, u *Leftover) { idle(c, u); beforeExit(c, u); c.Cause = UnreadEOF }, false},
+		"told at the end":    {func(c *Case, u *Leftover) { atExit(c, u); beforeExit(c, u) }, false},
+		"told, unknown when": {func(c *Case, u *Leftover) { untold(c, u); beforeExit(c, u) }, false},
+		"data unread":        {func(c *Case, u *Leftover) { beforeExit(c, u); c.Cause = UnreadData }, true},
+	} {
+		for _, g := range []time.Duration{0, grace} {
+			s := ran(9*time.Second).keep(1, 2*grace, 0, grace, func(c *Case, u *Leftover) { c.Cause = EOFIgnored; tt.change(c, u) })
+			s.left.Grace = g
+			if got := s.left.Tells(&s.in.Cases[0]); got != tt.want {
+				t.Errorf("%s, grace %v: %v, want %v", name, g, got, tt.want)
+			}
+		}
 	}
 }
 

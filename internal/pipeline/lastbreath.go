@@ -88,12 +88,19 @@ func (x *execution) judgeBreaths(ctx context.Context) {
 
 // lateClose is how a process that has ended closed, NotClosed if as any other does.
 func (x *execution) lateClose(c *closing, by tracer.Relative) diagnosis.LateClose {
-	switch s := x.stacks(&c.Stacks); {
-	case s != nil && closedByExit(s.Close):
+	var stack *record.Stack
+	if s := x.stacks(&c.Stacks); s != nil {
+		stack = s.Close
+	}
+	switch agentOf(stack) {
+	case agentExit:
 		return diagnosis.ClosedByExit
-	case s != nil && closedByProgram(s.Close), by.Ended.Sub(c.At) > lastBreathUnseen:
+	case agentProgram:
 		return diagnosis.NotClosed
 	default:
+		if by.Ended.Sub(c.At) > lastBreathUnseen {
+			return diagnosis.NotClosed
+		}
 		return diagnosis.ClosedBeforeExit
 	}
 }
@@ -118,19 +125,6 @@ func isManaged(f record.Frame) bool {
 	return f.Kind != "" && f.Kind != string(symbol.Native) && f.Kind != string(symbol.Signal)
 }
 
-// closedByExit: a process that ends closed, and no code of the program's in it.
-func closedByExit(s *record.Stack) bool {
-	if s == nil {
-		return false
-	}
-	at := slices.IndexFunc(s.Frames, endsProcess)
-	if at < 0 {
-		return false
-	}
-	inner := s.Frames[:at]
-	return !slices.ContainsFunc(inner, isManaged) || slices.ContainsFunc(inner, isFinalizer)
-}
-
 // interpreters are parts of the names of files whose functions mostly have no names, so that it
 // cannot be seen whether they are at their end.
 var interpreters = []string{"ruby", "php", "perl", "lua", "tcl"}
@@ -146,12 +140,32 @@ func isLibc(f record.Frame) bool {
 	return strings.HasPrefix(module, "libc.") || strings.HasPrefix(module, "libc-") || strings.HasPrefix(module, "ld-musl-")
 }
 
-// closedByProgram: the program's code did, or the whole stack is there, and the end of the process
-// would be seen on it.
-func closedByProgram(s *record.Stack) bool {
+// agent is who called close().
+type agent uint8
+
+const (
+	agentUnknown agent = iota
+	// agentExit: the end of the process, agentProgram: code that somebody wrote.
+	agentExit
+	agentProgram
+)
+
+// agentOf tells from the stack of a close().
+func agentOf(s *record.Stack) agent {
 	if s == nil {
-		return false
+		return agentUnknown
 	}
-	return slices.ContainsFunc(s.Frames, isManaged) || s.Quality == event.QualityComplete.String() &&
-		slices.ContainsFunc(s.Frames, isLibc) && !slices.ContainsFunc(s.Frames, isOpaque)
+	at := slices.IndexFunc(s.Frames, endsProcess)
+	inner := s.Frames[:max(at, 0)]
+	switch {
+	case at >= 0 && (!slices.ContainsFunc(inner, isManaged) || slices.ContainsFunc(inner, isFinalizer)):
+		return agentExit
+	case slices.ContainsFunc(s.Frames, isManaged):
+		return agentProgram
+	case s.Quality == event.QualityComplete.String() && slices.ContainsFunc(s.Frames, isLibc) && !slices.ContainsFunc(s.Frames, isOpaque):
+		// The whole stack is there, and the end of the process would be seen on it.
+		return agentProgram
+	default:
+		return agentUnknown
+	}
 }

@@ -260,9 +260,9 @@ func MergeClosers(all []ActiveCloser, keep int) []ActiveCloser {
 func BudgetOf(b *ports.Budget, netnsName string) Budget {
 	r := Budget{
 		Scope: ScopeDestination, Netns: b.Netns, NetnsName: netnsName, Laddr: b.Laddr, Raddr: b.Raddr, Rport: b.Rport,
-		InUse: b.InUse, Range: b.Range, Ratio: b.Ratio(), TimeWait: b.TimeWait, FinWait2: b.Orphaned,
+		InUse: b.InUse, Range: b.Range, Ratio: digits(b.Ratio(), 1e6), TimeWait: b.TimeWait, FinWait2: b.Orphaned,
 		Reusable: b.Reusable, ByBind: b.ByBind, TakenElsewhere: b.Elsewhere,
-		Unavailable: b.Unavailable(), UnavailableRatio: b.UnavailableRatio(), PerS: Rate(b.PerSecond),
+		Unavailable: b.Unavailable(), UnavailableRatio: digits(b.UnavailableRatio(), 1e6), PerS: Rate(b.PerSecond),
 		// 0 is for none left at all.
 		ExhaustedInS:  seconds(b.Forecast.In, time.Second-1),
 		ExhaustedMinS: seconds(b.Forecast.Soonest, 0),
@@ -275,4 +275,7 @@ func BudgetOf(b *ports.Budget, netnsName string) Budget {
 }
 
 // Rate has three digits after the point.
-func Rate(perSecond float64) float64 { return math.Round(perSecond*1000) / 1000 }
+func Rate(perSecond float64) float64 { return digits(perSecond, 1e3) }
+
+// digits rounds to one part of the given number.
+func digits(x, parts float64) float64 { return math.Round(x*parts) / parts }

@@ -99,7 +99,7 @@ func (p *page) closer(c *record.ActiveCloser) {
 	if c.Simultaneous > 0 {
 		text += fmt.Sprintf("; %d at the same time as the peer", c.Simultaneous)
 	}
-	p.printf("\n%s: %s\n", p.painted(bold, closerName(c.Pid, c.Comm, c.Processes)), text)
+	p.headed(bold, closerName(c.Pid, c.Comm, c.Processes), text)
 	if c.Exiting > 0 {
 		p.field("exit", fmt.Sprintf("%d were closed because the process ended", c.Exiting))
 	}
@@ -117,6 +117,12 @@ func (p *page) closer(c *record.ActiveCloser) {
 	if c.StacksNotSampled > 0 {
 		p.field("stacks", fmt.Sprintf("%d not taken: there were too many a second", c.StacksNotSampled))
 	}
+}
+
+// headed writes who, in a colour, and what.
+func (p *page) headed(color, who, what string) {
+	at := width([]byte(who)) + len(": ")
+	p.printf("\n%s: %s\n", p.painted(color, who), wrapFrom(what, at, len(indent)))
 }
 
 func closerName(pid uint32, comm string, processes int) string {
@@ -161,8 +167,8 @@ func (p *page) resets(list []record.Resetter) {
 	list, more := shown(p, list)
 	for i := range list {
 		x := &list[i]
-		p.printf("\n%s: cut %s off by a reset, %s a second; these leave no TIME_WAIT\n",
-			p.painted(bold, closerName(x.Pid, x.Comm, 0)), plural(x.N, "connection"), rateText(x.PerS))
+		p.headed(bold, closerName(x.Pid, x.Comm, 0), fmt.Sprintf("cut %s off by a reset, %s a second; these leave no TIME_WAIT",
+			plural(x.N, "connection"), rateText(x.PerS)))
 	}
 	if more > 0 {
 		p.printf("\nand %s more (-o wide)\n", plural(more, "process"))
@@ -173,8 +179,8 @@ func (p *page) failures(list []record.ConnectFailure) {
 	list, more := shown(p, list)
 	for i := range list {
 		x := &list[i]
-		p.printf("\n%s: %s to %s for want of a port (EADDRNOTAVAIL)\n",
-			p.painted(bold+red, closerName(x.Pid, x.Comm, 0)), plural(x.N, "failed connect"), netip.AddrPortFrom(x.Raddr, x.Rport))
+		p.headed(bold+red, closerName(x.Pid, x.Comm, 0), fmt.Sprintf("%s to %s for want of a port (EADDRNOTAVAIL)",
+			plural(x.N, "failed connect"), netip.AddrPortFrom(x.Raddr, x.Rport)))
 	}
 	if more > 0 {
 		p.printf("\nand %s more (-o wide)\n", plural(more, "process"))

@@ -44,6 +44,13 @@ func TestFamily(t *testing.T) {
 			t.Errorf("%+v is called %q", task, name)
 		}
 	}
+	// Those of spawn have ended, and have been waited for.
+	spawned := want[1+len(there):]
+	for _, r := range all {
+		if pid := strconv.Itoa(int(r.Pid)); slices.Contains(want, pid) && (r.Ended != 0) != slices.Contains(spawned, pid) {
+			t.Errorf("%s ended at %d", pid, r.Ended)
+		}
+	}
 	// Go makes a process of its own now and then, which nobody is told of.
 	for _, pid := range want {
 		if !slices.Contains(got, pid) {

@@ -110,17 +110,28 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
+// protocol is that of all sockets.
+var protocol = unix.IPPROTO_TCP
+
 func socket(a netip.Addr) (int, error) {
 	family := unix.AF_INET
 	if !a.Is4() {
 		family = unix.AF_INET6
 	}
-	return unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	return unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, protocol)
+}
+
+func mptcpFlag(fs *flag.FlagSet) {
+	fs.BoolFunc("mptcp", "instead of TCP", func(string) error {
+		protocol = unix.IPPROTO_MPTCP
+		return nil
+	})
 }
 
 func serve(args []string) error {
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
 	listen := fs.String("listen", "127.0.0.1:0", "address")
+	mptcpFlag(fs)
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -193,6 +204,7 @@ func dial(args []string) error {
 	rate := fs.Float64("rate", 0, "connections a second, 0: as fast as it goes")
 	bind := fs.String("bind", "", "local address to bind() to, with port 0, before connect()")
 	late := fs.Bool("late", false, "with IP_BIND_ADDRESS_NO_PORT")
+	mptcpFlag(fs)
 	full := fs.Int("full", 0, "end after so many connects in a row found no port; 0: never")
 	if err := fs.Parse(args); err != nil {
 		return err
