@@ -330,6 +330,9 @@ func relay(t *testing.T, near, far *testenv.Netns) (hold *atomic.Bool) {
 func tun(t *testing.T, ns *testenv.Netns, local, peer string) *os.File {
 	t.Helper()
 	ip := tool(t, "ip")
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		testenv.Skip(t, "tun", err.Error())
+	}
 	var end *os.File
 	err := ns.Do(func() error {
 		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)

@@ -54,11 +54,11 @@ const (
 type LateClose uint8
 
 const (
-	// NotClosed: not at all while its process lived.
+	// NotClosed is not at all while its process lived.
 	NotClosed LateClose = iota
-	// ClosedByExit: by what a process runs at its end, as the stack of the close() shows.
+	// ClosedByExit is by what a process runs at its end, as the stack of the close() shows.
 	ClosedByExit
-	// ClosedBeforeExit: directly before its process ended. By whom is not known.
+	// ClosedBeforeExit is directly before its process ended. By whom is not known.
 	ClosedBeforeExit
 )
 
@@ -267,6 +267,7 @@ func (l *Leftovers) advise(p *Process) {
 		u := l.ByCookie[g.OldestCookie]
 		alive = alive || !u.Ended
 		switch u.Closed {
+		case NotClosed:
 		case ClosedByExit:
 			atEnd = lateAdvice
 		case ClosedBeforeExit:

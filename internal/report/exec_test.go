@@ -72,3 +72,18 @@ sh
 		t.Errorf("%q", got)
 	}
 }
+
+// What was closed only when the process ended is said to be so.
+func TestExecClosedAtExit(t *testing.T) {
+	for late, want := range map[int]string{
+		0: "at most 5ms",
+		2: "at most 5ms, 2 of them closed only when the process ended",
+		3: "at most 5ms, and closed only when the process ended",
+	} {
+		x := execRecord()
+		x.ClosedAtExit = late
+		if got := execText(x); !strings.HasSuffix(got, want) {
+			t.Errorf("%d: %q", late, got)
+		}
+	}
+}

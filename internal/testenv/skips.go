@@ -7,6 +7,7 @@ func allowedSkips() map[string]string {
 		"ss":    "a cross-check with another tool; VM guests have none",
 		"mptcp": "a kernel option (CONFIG_MPTCP, net.mptcp.enabled)",
 		"ipv6":  "a kernel option (CONFIG_IPV6)",
+		"tun":   "a device that containers need not have (/dev/net/tun)",
 		"ktls":  "a kernel option (CONFIG_TLS)",
 
 		"unwind tables":   "an amd64 kernel of 5.17 or newer; others have a test of their own way",

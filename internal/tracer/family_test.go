@@ -97,3 +97,24 @@ func TestFamilyNeedsSomebody(t *testing.T) {
 		t.Errorf("without asking: %v, %v", all, err)
 	}
 }
+
+// The stacks of others would use up the room for those of the family.
+func TestFamilyStacks(t *testing.T) {
+	testenv.RequireRoot(t)
+	other := startChild(t)
+	for family, want := range map[uint32]bool{uint32(os.Getpid()): true, other.pid: false} {
+		ns := testenv.NewNetns(t)
+		sink := &heard{}
+		tr := openIn(t, ns, Config{Live: true, Family: family, Stacks: StackConfig{Sink: sink}})
+		if err := ns.Do(dialOnce); err != nil {
+			t.Fatal(err)
+		}
+		got := collect(t, tr, func(got []event.Transition) bool {
+			return slices.ContainsFunc(got, func(tr event.Transition) bool { return tr.Old == event.SynSent })
+		})
+		i := slices.IndexFunc(got, func(tr event.Transition) bool { return tr.Old == event.SynSent })
+		if taken := got[i].Stacks[event.StackOpen] != 0; taken != want {
+			t.Errorf("one of the family: %v, and a stack was taken: %v", want, taken)
+		}
+	}
+}
