@@ -382,6 +382,7 @@ func (w *narrow) addOutside() {
 }
 
 func TestAdviceKeepConnections(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	bad, good := w.serve(loopback, closesSecond), w.serve(loopback, closesSecond)
 	w.exhaust(bad)
@@ -404,6 +405,7 @@ func TestAdviceKeepConnections(t *testing.T) {
 // Where the server closes first the client's ports are free at once, and the server's
 // TIME_WAIT do no harm: they stand in nobody's way.
 func TestAdviceOtherEndClosesFirst(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	bad, good := w.serve(loopback, closesSecond), w.serve(loopback, closesFirst)
 	w.exhaust(bad)
@@ -416,6 +418,7 @@ func TestAdviceOtherEndClosesFirst(t *testing.T) {
 }
 
 func TestHarmlessWhereAccepted(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	good := w.serve(loopback, closesFirst)
 	w.wantCount("ports", w.churn(plenty, from{}, good, hangUpSecond), plenty)
@@ -427,12 +430,14 @@ func TestHarmlessWhereAccepted(t *testing.T) {
 }
 
 func TestNothingWrong(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	w.churn(n, from{}, w.serve(loopback, holds), w.keep)
 	w.advised("Nothing is wrong here", "there is nothing to tune")
 }
 
 func TestAdviceReuse(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	w.addOutside()
 	s := w.serve(outside, closesSecond)
@@ -454,6 +459,7 @@ func TestAdviceReuse(t *testing.T) {
 
 // The default, 2, is for loopback addresses alone.
 func TestReuseOfLoopbackOnly(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	w.addOutside()
 	near, far := w.serve(loopback, closesSecond), w.serve(outside, closesSecond)
@@ -467,6 +473,7 @@ func TestReuseOfLoopbackOnly(t *testing.T) {
 }
 
 func TestAdviceWiderRange(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	s := w.serve(loopback, holds)
 	w.wantCount("ports", w.churn(plenty, from{}, s, w.keep), room)
@@ -477,6 +484,7 @@ func TestAdviceWiderRange(t *testing.T) {
 
 // Ports that a server may want to listen on later are named in ip_local_reserved_ports.
 func TestReservedPortsAreNotChosen(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	w.set("ip_local_reserved_ports", fmt.Sprintf("%d-%d", lowPort, lowPort+n-1))
 	s := w.serve(loopback, holds)
@@ -489,6 +497,7 @@ func TestReservedPortsAreNotChosen(t *testing.T) {
 }
 
 func TestAdviceMoreAddresses(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	// The range cannot be made wider, yet there are no more ports than before.
 	w.set("ip_local_port_range", "1024 65535")
@@ -500,6 +509,7 @@ func TestAdviceMoreAddresses(t *testing.T) {
 }
 
 func TestAdviceBindAddressNoPort(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	one, two := w.serve(loopback, holds), w.serve(loopback, holds)
 	w.wantCount("ports by bind()", w.churn(plenty, from{addr: second}, one, w.keep), room)
@@ -515,6 +525,7 @@ func TestAdviceBindAddressNoPort(t *testing.T) {
 
 // No setting for TIME_WAIT frees the port of a connection that is open.
 func TestAdviceShareConnections(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	s := w.serve(loopback, holds)
 	w.wantCount("ports", w.churn(plenty, from{}, s, w.keep), room)
@@ -537,6 +548,7 @@ func TestAdviceShareConnections(t *testing.T) {
 }
 
 func TestAdviceCloseYourSide(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	s := w.serve(loopback, saysEOF)
 	var fds []int
@@ -554,6 +566,7 @@ func TestAdviceCloseYourSide(t *testing.T) {
 // A port in FIN_WAIT2 waits for the other end: once that has closed it is in TIME_WAIT, from
 // which it can be taken over.
 func TestAdviceOtherEndMustClose(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	s := w.serve(loopback, holds)
 	w.wantCount("ports", w.churn(plenty, from{}, s, hangUpFirst), room)
@@ -575,6 +588,7 @@ func TestAdviceOtherEndMustClose(t *testing.T) {
 
 // tcp_fin_timeout is for FIN_WAIT2 whose process has closed. TIME_WAIT has its 60 s.
 func TestNoCureFinTimeout(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	w.set("tcp_fin_timeout", "3")
 	done, open := w.serve(loopback, closesSecond), w.serve(loopback, holds)
@@ -599,6 +613,7 @@ func TestNoCureFinTimeout(t *testing.T) {
 }
 
 func TestNoCureRecycle(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	err := w.Do(func() error { _, err := os.Stat("/proc/sys/net/ipv4/tcp_tw_recycle"); return err })
 	if !errors.Is(err, os.ErrNotExist) {
@@ -608,6 +623,7 @@ func TestNoCureRecycle(t *testing.T) {
 
 // SO_LINGER 0 makes no TIME_WAIT, and no delivery either.
 func TestNoCureLinger(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	for _, linger := range []bool{false, true} {
 		got := make(chan received, 1)
@@ -670,6 +686,7 @@ func stuff(fd int) (sent int, err error) {
 
 // A lower tcp_max_tw_buckets makes no room: the TIME_WAIT are left out, and counted.
 func TestNoCureFewerBuckets(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	usual := w.get("tcp_max_tw_buckets")
 	w.set("tcp_max_tw_buckets", fmt.Sprint(n))
@@ -707,6 +724,7 @@ func TestNoCureFewerBuckets(t *testing.T) {
 // A peer that has closed its direction only answers the probes. One that has forgotten the
 // connection resets it: that ends CLOSE_WAIT, and leaves the descriptor.
 func TestNoCureKeepalive(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	w.set("tcp_keepalive_time", "1")
 	w.set("tcp_keepalive_intvl", "1")
@@ -738,6 +756,7 @@ func TestNoCureKeepalive(t *testing.T) {
 
 // TIME_WAIT is the kernel's alone: no inode, so no descriptor.
 func TestTimeWaitHasNoDescriptor(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	s := w.serve(loopback, closesSecond)
 	w.exhaust(s)
@@ -756,6 +775,7 @@ func TestTimeWaitHasNoDescriptor(t *testing.T) {
 
 // A server's TIME_WAIT does not keep out the client it was made for.
 func TestSamePortComesAgain(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	s := w.serve(loopback, closesFirst)
 	for again := range n {
@@ -780,6 +800,7 @@ func TestSamePortComesAgain(t *testing.T) {
 
 // How long a port must have been in TIME_WAIT is a setting since 6.14. Before, it is a second.
 func TestReuseDelay(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	s := w.serve(loopback, closesSecond)
 	w.exhaust(s)
@@ -801,6 +822,7 @@ func TestReuseDelay(t *testing.T) {
 
 // doctor tells of settings that somebody has changed, wherever that is.
 func TestDoctorFindsChangedSettings(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	w.set("tcp_fin_timeout", "15")
 	w.set("tcp_max_tw_buckets", fmt.Sprint(n))

@@ -121,6 +121,7 @@ func cgroupLayouts(t *testing.T) []struct{ name, path, container, pod, unit stri
 
 // On v1 only processes have a container: the kernel keeps no such group with a socket.
 func TestContainerByCgroupV1(t *testing.T) {
+	outsideGuests(t)
 	v1, v2 := testenv.CgroupsV1(t), testenv.CgroupsV2(t)
 	for _, tt := range cgroupLayouts(t) {
 		t.Run(tt.name, func(t *testing.T) {
@@ -163,6 +164,7 @@ func checkDiagnosed(t *testing.T, netns uint32, pid int, container, pod, unit st
 
 // On v2 the socket has a group of its own.
 func TestContainerByCgroupV2(t *testing.T) {
+	outsideGuests(t)
 	v2 := testenv.CgroupsV2(t)
 	for _, tt := range cgroupLayouts(t) {
 		t.Run(tt.name, func(t *testing.T) {
@@ -192,6 +194,7 @@ func TestContainerByCgroupV2(t *testing.T) {
 
 // A socket stays where it was made, wherever its process goes.
 func TestSocketKeepsItsCgroup(t *testing.T) {
+	outsideGuests(t)
 	v2, ns := testenv.CgroupsV2(t), testNetns(t)
 	from, to := hexID(t, 64), hexID(t, 64)
 	fromPath, toPath := "/docker/"+from, "/docker/"+to
@@ -218,6 +221,7 @@ func TestSocketKeepsItsCgroup(t *testing.T) {
 
 // Without an owner the socket's own group is all there is.
 func TestContainerWithoutOwner(t *testing.T) {
+	outsideGuests(t)
 	v2, ns := testenv.CgroupsV2(t), testNetns(t)
 	id := hexID(t, 64)
 	v2.New(t, "/docker/"+id)
@@ -290,6 +294,7 @@ func (s *shop) check(t *testing.T, sockets []placed, want runtimeNames) {
 }
 
 func TestNamesByTheRuntime(t *testing.T) {
+	outsideGuests(t)
 	s := newShop(t)
 	names := runtimeNames{"web", "registry.example/web:1.2", "cart-1", "shop"}
 	s.check(t, listPlaced(t, s.netns), names)
@@ -327,6 +332,7 @@ func TestNamesByTheRuntime(t *testing.T) {
 
 // A transition is chosen by the name of its socket's container.
 func TestTailByContainerName(t *testing.T) {
+	outsideGuests(t)
 	s := newShop(t)
 	chosen := start(t, "tail", "-o", "json", "--state", "close-wait", "--container", "web")
 	other := start(t, "tail", "-o", "json", "--state", "close-wait", "--container", "db")
@@ -353,6 +359,7 @@ func TestTailByContainerName(t *testing.T) {
 
 // A namespace without a name of its own is explained by who lives there.
 func TestNetnsNames(t *testing.T) {
+	outsideGuests(t)
 	// Made first, so that it ends after the processes that are moved there.
 	docker := hexID(t, 64)
 	testenv.CgroupsV2(t).New(t, "/docker/"+docker)
@@ -389,6 +396,7 @@ func TestNetnsNames(t *testing.T) {
 
 // Whatever the runtime does, the answer comes, with ids.
 func TestRuntimesThatFail(t *testing.T) {
+	outsideGuests(t)
 	for name, fail := range map[string]func(s *shop) (endpoint string){
 		"hangs":       func(s *shop) string { s.runtime.Hang(); return s.runtime.Path },
 		"fails":       func(s *shop) string { s.runtime.Fail(errors.New("out of order")); return s.runtime.Path },
@@ -420,6 +428,7 @@ func TestRuntimesThatFail(t *testing.T) {
 
 // Strings of a runtime are shown escaped and cut.
 func TestRuntimeWithHostileNames(t *testing.T) {
+	outsideGuests(t)
 	s := newShop(t)
 	s.runtime.AddContainer(s.id, "", "\x1b[31mred\n"+strings.Repeat("x", 1<<20), "a\u202eb")
 	sockets := listPlaced(t, s.netns)
@@ -438,6 +447,7 @@ func TestRuntimeWithHostileNames(t *testing.T) {
 
 // A socket that may not be used is as good as none.
 func TestRuntimeNotReadable(t *testing.T) {
+	outsideGuests(t)
 	s := newShop(t)
 	if err := os.Chmod(s.runtime.Path, 0o700); err != nil {
 		t.Fatal(err)

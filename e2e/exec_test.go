@@ -120,6 +120,7 @@ func readReport(t *testing.T, path string) executed {
 
 // The command has our input and output and ends as it ends, whatever we think of it.
 func TestExecPassesThrough(t *testing.T) {
+	outsideGuests(t)
 	testenv.RequireRoot(t)
 	cmd := prepare(t, "exec", "--", "sh", "-c", "cat; echo err >&2; exit 42")
 	cmd.Stdin = strings.NewReader("in")
@@ -159,6 +160,7 @@ func TestExecPassesThrough(t *testing.T) {
 
 // The command inherits nothing of us: no descriptors, no ignored signals, no limits.
 func TestExecInheritsNothing(t *testing.T) {
+	outsideGuests(t)
 	testenv.RequireRoot(t)
 	const look = "ls /proc/self/fd | wc -l; ulimit -n; grep -E 'Sig(Ign|Blk)' /proc/self/status"
 	plain, err := exec.Command("sh", "-c", look).Output()
@@ -171,6 +173,7 @@ func TestExecInheritsNothing(t *testing.T) {
 }
 
 func TestExecUser(t *testing.T) {
+	outsideGuests(t)
 	testenv.RequireRoot(t)
 	const who = "id -u; id -G; echo $HOME"
 	want := map[string]string{"65534:0": "65534\n0\n"}
@@ -192,6 +195,7 @@ func TestExecUser(t *testing.T) {
 
 // Where nothing can be watched nothing is run.
 func TestExecCannotRun(t *testing.T) {
+	outsideGuests(t)
 	testenv.RequireRoot(t)
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o777); err != nil {
@@ -237,6 +241,7 @@ func startCommand(t *testing.T, argv ...string) (*exec.Cmd, *bytes.Buffer) {
 
 // Signals are the command's; how it ends then is told.
 func TestExecSignals(t *testing.T) {
+	outsideGuests(t)
 	testenv.RequireRoot(t)
 	for _, tt := range []struct {
 		script string
@@ -273,6 +278,7 @@ func processState(t *testing.T, pid int) string {
 
 // Who stops us stops the command, and both go on together.
 func TestExecStops(t *testing.T) {
+	outsideGuests(t)
 	testenv.RequireRoot(t)
 	told := filepath.Join(t.TempDir(), "pid")
 	cmd, _ := startCommand(t, "sh", "-c", `echo $$ >"$0"; echo ready; exec sleep 100`, told)
@@ -316,6 +322,7 @@ func TestExecStops(t *testing.T) {
 
 // Ctrl-C signals the whole foreground group: the command gets it once.
 func TestExecCtrlC(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	path, err := binary()
 	if err != nil {
@@ -328,6 +335,7 @@ func TestExecCtrlC(t *testing.T) {
 }
 
 func TestExecLeak(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	port := startExecPeer(t)
 	x := judgeExec(t, exitLeaking, nil, execClient(t, port, n, "keep")...)
@@ -359,6 +367,7 @@ func TestExecLeak(t *testing.T) {
 
 // Each of several short-lived children is judged by itself.
 func TestExecLeakingChildren(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	port := startExecPeer(t)
 	argv := append([]string{"sh", "-c", `for i in 1 2 3; do "$@"; done`, "sh"}, execClient(t, port, n, "keep")...)
@@ -375,6 +384,7 @@ func TestExecLeakingChildren(t *testing.T) {
 
 // Few sockets, long ones, one in each of many processes, closed ones: no leak.
 func TestExecClean(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	port := startExecPeer(t)
 	one := strings.Join(execClient(t, port, 1, "keep"), " ")
@@ -396,6 +406,7 @@ func TestExecClean(t *testing.T) {
 
 // A real client that gets its answer and ends, ten times in a row.
 func TestExecCurl(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	dir := t.TempDir()
 	server := exec.Command("python3", "-u", "-m", "http.server", "--bind", "127.0.0.1", "0")
@@ -429,6 +440,7 @@ func TestExecCurl(t *testing.T) {
 
 // What others leave open, before and while the command runs, is not its own.
 func TestExecOthersAreNotJudged(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	port := startExecPeer(t)
 	other := exec.Command("python3", execClient(t, port, n, "keep,sleep2")[1:]...)
@@ -444,6 +456,7 @@ func TestExecOthersAreNotJudged(t *testing.T) {
 
 // A child that inherited the sockets, and whose parent closed its own, is to blame.
 func TestExecHeldElsewhere(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	port := startExecPeer(t)
 	x := judgeExec(t, exitLeaking, nil, execClient(t, port, n, "keep,fork")...)
@@ -473,6 +486,7 @@ func startDaemon(t *testing.T, report string, command ...string) (*exec.Cmd, io.
 
 // A daemon that the command leaves behind is judged as it is then.
 func TestExecDaemon(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	port := startExecPeer(t)
 	to := filepath.Join(t.TempDir(), "report.json")
@@ -489,6 +503,7 @@ func TestExecDaemon(t *testing.T) {
 }
 
 func TestExecMPTCP(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	if on, err := os.ReadFile("/proc/sys/net/mptcp/enabled"); err != nil || string(on) != "1\n" {
 		testenv.Skip(t, "mptcp", fmt.Sprintf("net.mptcp.enabled is %q (%v)", on, err))
@@ -504,6 +519,7 @@ func TestExecMPTCP(t *testing.T) {
 
 // The formats are the same as elsewhere; a profile needs a file.
 func TestExecFormats(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	port := startExecPeer(t)
 	argv := append([]string{"--"}, execClient(t, port, n, "keep")...)
@@ -537,6 +553,7 @@ func tidied(t *testing.T, name string, code, unclosed int, flags []string, argv 
 // What CPython closes when it finalizes the program has not closed; what the program closes,
 // however late, it has.
 func TestExecLastBreath(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	python := func(count int, how string) []string {
 		return []string{"python3", execScript(t, "tidies.py"), strconv.Itoa(count), how}
@@ -565,6 +582,7 @@ func TestExecLastBreath(t *testing.T) {
 
 // Without stacks nobody knows who closed: it is never called a leak.
 func TestExecLastBreathWithoutStacks(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	for _, how := range []string{"leak", "late"} {
 		to := filepath.Join(t.TempDir(), "report.json")
@@ -585,6 +603,7 @@ func TestExecLastBreathWithoutStacks(t *testing.T) {
 // exit() runs the destructors of C and C++. A defer is the program's own, and so is the end of main,
 // whether or not it has a name.
 func TestExecLastBreathNative(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	tool(t, "gcc")
 	dir := t.TempDir()
@@ -623,6 +642,7 @@ func fenced(t *testing.T, page, language string) string {
 // The worked example of docs/ci.md: the job as it stands there fails, with the patch that
 // stands there it does not.
 func TestExecWorkedExample(t *testing.T) {
+	outsideGuests(t)
 	requireGuestPrograms(t)
 	job := regexp.MustCompile(`run: (sudo env .*exec.*)`).FindStringSubmatch(fenced(t, "ci.md", "yaml"))
 	if job == nil {
@@ -671,6 +691,7 @@ func TestExecWorkedExample(t *testing.T) {
 
 // The page shows the code that is there.
 func TestExecExampleIsThePage(t *testing.T) {
+	outsideGuests(t)
 	code, err := os.ReadFile(filepath.Join("..", "examples", "leaky-test", "probe.go"))
 	if err != nil {
 		t.Fatal(err)

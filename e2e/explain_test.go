@@ -110,6 +110,7 @@ func isZombie(t *testing.T, e *ends) {
 
 // What explain says would end a wait does, and what it says would not does not.
 func TestExplainEndings(t *testing.T) {
+	outsideGuests(t)
 	for name, test := range map[string]func(*testing.T, *testenv.Netns){
 		"close":                endsByClose,
 		"all holders":          endsWithAllHolders,
@@ -368,6 +369,7 @@ func finWaitEnds(there bool) func(*testing.T, *testenv.Netns) {
 
 // Every command that is printed runs and shows what it is about.
 func TestExplainCommands(t *testing.T) {
+	outsideGuests(t)
 	path, err := binary()
 	must(t, err)
 	bin := t.TempDir()
@@ -444,6 +446,7 @@ func diagnosed(t *testing.T, ns *testenv.Netns, pid int) []string {
 // The page of a process has a timeline of its oldest wait, and everything else that the page
 // of a socket has.
 func TestExplainProcess(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	leak := testenv.StartLeaker(t, testenv.Options{Cause: "held_elsewhere", N: n, Netns: ns.Path})
 	r := run(t, "explain", fmt.Sprint("pid:", leak.Pid), "--threshold", "1ms", "-o", "json").want(t, 0)
@@ -491,6 +494,7 @@ func checkTimeline(t *testing.T, steps []step, watched bool) {
 
 // A socket whose whole life is watched.
 func TestExplainWatched(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	watching := start(t, "explain", fmt.Sprint("pid:", os.Getpid()), "--for", "2s", "--threshold", "1ms", "-o", "json")
 	e := dialEnds(t, ns, ns, addr("127.0.0.1:0"), addr("127.0.0.1:0"), 0)

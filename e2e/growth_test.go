@@ -53,6 +53,7 @@ func grownBy(t *testing.T, leak *testenv.Leaker, sockets int) []int64 {
 // foretold. The tolerance is what the leaker tells late: it finds out that it is full when
 // the next connection comes, one pace later.
 func TestForecastComesTrue(t *testing.T) {
+	outsideGuests(t)
 	const every, limit, watched = 100 * time.Millisecond, 151, 53
 	ns := testNetns(t)
 	d := start(t, "diagnose", "-o", "json", "--for", patience.String(), "--threshold", "1s", "--netns", inode(ns))
@@ -98,6 +99,7 @@ func exhausted(t *testing.T, leak *testenv.Leaker) int64 {
 // A pool of 23, all idle and closed by the peer, is never called leaking: not while it fills
 // before our eyes, when it looks like growth, and not when it is full.
 func TestPoolIsNeverLeaking(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	d := start(t, "diagnose", "-o", "json", "--for", patience.String(), "--threshold", "1s", "--netns", inode(ns))
 	leak := testenv.StartLeaker(t, testenv.Options{Cause: "grow_unread", N: n, Netns: ns.Path, Every: 150 * time.Millisecond})
@@ -120,6 +122,7 @@ func TestPoolIsNeverLeaking(t *testing.T) {
 
 // Nobody closes them, but there will be no more: a plateau that was reached while we watched.
 func TestPlateauIsNotLeaking(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	d := start(t, "diagnose", "-o", "json", "--for", "10s", "--threshold", "1s", "--netns", inode(ns))
 	leak := testenv.StartLeaker(t, testenv.Options{Cause: "grow", N: n, Netns: ns.Path, Every: 20 * time.Millisecond})
@@ -135,6 +138,7 @@ func TestPlateauIsNotLeaking(t *testing.T) {
 
 // One burst is one moment, however many sockets it leaves.
 func TestBurstIsNotLeaking(t *testing.T) {
+	outsideGuests(t)
 	const burst = 211
 	ns := testNetns(t)
 	d := start(t, "diagnose", "-o", "json", "--for", patience.String(), "--threshold", "1ms", "--netns", inode(ns))

@@ -21,6 +21,7 @@ const (
 // clients that have ended their side, a process for each connection. One diagnosis watches
 // all of it as users do by default, others come and go meanwhile. Nobody is accused.
 func TestHealthyHost(t *testing.T) {
+	outsideGuests(t)
 	if testing.Short() {
 		t.Skip("three minutes")
 	}

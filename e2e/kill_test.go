@@ -114,6 +114,7 @@ func killFDs(t *testing.T, pid int) map[string]string {
 
 // Without --yes nothing happens, and the reader learns what it would be good for.
 func TestKillDryRunChangesNothing(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	leak := testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", N: n, Netns: ns.Path})
 	queue := testenv.StartLeaker(t, testenv.Options{Cause: "unaccepted", N: n, Netns: ns.Path})
@@ -144,6 +145,7 @@ func TestKillDryRunChangesNothing(t *testing.T) {
 
 // Of several leaks just the sockets of one go, with one audit line each.
 func TestKillDestroysJustTheChosen(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	victim := testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", N: n, Netns: ns.Path})
 	others := 0
@@ -213,6 +215,7 @@ func killLeftZombies(t *testing.T, victim *testenv.Leaker, open map[string]strin
 
 // What is not in CLOSE_WAIT, or in use, is left alone unless told otherwise.
 func TestKillRefuses(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	half := testenv.StartLeaker(t, testenv.Options{Cause: "half_close", N: n, Netns: ns.Path})
 	live, listener := killConnected(t, ns)
@@ -351,6 +354,7 @@ func killStateOf(t *testing.T, s syscall.Conn) (state event.State) {
 
 // What the program and its peer notice, as the help and docs/kill.md say.
 func TestKillAsTheProgramSeesIt(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	server, client, _ := killPairIn(t, ns)
 	if _, err := client.conn.Write([]byte("unread")); err != nil {
@@ -417,6 +421,7 @@ func killPoll(t *testing.T, s syscall.Conn) (events int16) {
 
 // A destroyed connection keeps its place in the accept queue: no cure for a full one.
 func TestKillDoesNotFreeTheAcceptQueue(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	leak := testenv.StartLeaker(t, testenv.Options{Cause: "unaccepted", N: n, Netns: ns.Path})
 	queued := func() (length int) {
@@ -446,6 +451,7 @@ func TestKillDoesNotFreeTheAcceptQueue(t *testing.T) {
 }
 
 func TestKillCannotDestroyMPTCP(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	killNeedsMPTCP(t)
 	leak := testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", N: n, Netns: ns.Path, MPTCP: true})
@@ -471,6 +477,7 @@ func killNeedsMPTCP(t *testing.T) {
 
 // A namespace that only a socket keeps alive is seen, but cannot be entered.
 func TestKillWhereNobodyCanEnter(t *testing.T) {
+	outsideGuests(t)
 	testenv.RequireRoot(t)
 	var (
 		server, client killEnd
@@ -520,6 +527,7 @@ func killLoopbackUp() error {
 
 // An interrupt ends it between two sockets, and what was done is told.
 func TestKillInterrupted(t *testing.T) {
+	outsideGuests(t)
 	const many = 503
 	ns := testNetns(t)
 	leak := testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", N: many, Netns: ns.Path})
@@ -562,6 +570,7 @@ func TestKillInterrupted(t *testing.T) {
 
 // A closed pipe ends it too: nothing is destroyed that cannot be told of.
 func TestKillStopsWithoutAudit(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	leak := testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", N: n, Netns: ns.Path})
 	cmd := prepare(t, "kill", "-p", strconv.Itoa(leak.Pid), "--netns", inode(ns), "--yes", "-o", "json")
@@ -584,6 +593,7 @@ func TestKillStopsWithoutAudit(t *testing.T) {
 }
 
 func TestKillWithoutPrivilege(t *testing.T) {
+	outsideGuests(t)
 	testenv.RequireRoot(t)
 	cmd := prepare(t, "kill", "-p", strconv.Itoa(os.Getpid()))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}

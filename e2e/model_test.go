@@ -41,6 +41,7 @@ const (
 var anyAge = []string{"--threshold", "1ms"}
 
 func TestModel(t *testing.T) {
+	outsideGuests(t)
 	first := rand.Uint64()
 	seeds := modelSeeds
 	if given := os.Getenv("TCPWAITD_SEED"); given != "" {

@@ -183,6 +183,7 @@ func pairOf(t *testing.T, all []pairedSocket, netns uint32, lport uint16) paired
 // Every wait of a process knows the process and the socket at the other end, also where the
 // filter leaves that one out.
 func TestPairsInOneNamespace(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	for _, o := range []testenv.Options{
 		{Cause: "eof_ignored"}, {Cause: "out_eof"}, {Cause: "unaccepted"}, {Cause: "eof_ignored", Addr: "::1", Listen: "::1"},
@@ -214,6 +215,7 @@ func TestPairsInOneNamespace(t *testing.T) {
 
 // Two namespaces with the very same addresses and ports do not know of each other.
 func TestPairsOfTwins(t *testing.T) {
+	outsideGuests(t)
 	const from = 40007
 	twins := [2]*ends{}
 	for i := range twins {
@@ -278,6 +280,7 @@ func shell(t *testing.T, command string) {
 }
 
 func TestPairsAcrossNamespaces(t *testing.T) {
+	outsideGuests(t)
 	a, b := testNetns(t), testNetns(t)
 	veth(t, a, b)
 	e := dialEnds(t, a, b, addr("10.77.0.2:0"), addr("10.77.0.2:0"), 0)
@@ -301,6 +304,7 @@ func TestPairsAcrossNamespaces(t *testing.T) {
 
 // Behind NAT the two ends have different addresses, and only the sequence numbers tell.
 func TestPairsBehindNAT(t *testing.T) {
+	outsideGuests(t)
 	a, b := testNetns(t), testNetns(t)
 	veth(t, a, b)
 	shell(t, "ip netns exec "+b.Name+" iptables -t nat -A PREROUTING -p tcp --dport 80 -j REDIRECT --to-port 8083")
@@ -329,6 +333,7 @@ func TestPairsBehindNAT(t *testing.T) {
 
 // What is on another host, or cannot be known, has no other end.
 func TestPairsNobody(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	shortFinWait(t, ns)
 	leak := testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", N: n, Netns: ns.Path})
@@ -380,6 +385,7 @@ while True:
 // A proxy waits for a server that does not answer: its waits follow from the server's, and
 // that is told as one story.
 func TestPairsThroughProxy(t *testing.T) {
+	outsideGuests(t)
 	python, err := exec.LookPath("/usr/bin/python3")
 	if err != nil || os.Getenv("TCPWAITD_VM") == "1" {
 		testenv.Skip(t, "guest programs", "python3")
@@ -481,6 +487,7 @@ func TestPairsThroughProxy(t *testing.T) {
 
 // Of MPTCP the connections are paired, not their subflows.
 func TestPairsMPTCP(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	if err := ns.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_MPTCP)

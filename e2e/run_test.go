@@ -235,6 +235,15 @@ func decode[T any](t *testing.T, text string) T {
 	return v
 }
 
+// outsideGuests skips what needs programs that a VM guest has not, or would take it too long:
+// it emulates its processor.
+func outsideGuests(t *testing.T) {
+	t.Helper()
+	if os.Getenv("TCPWAITD_VM") == "1" {
+		testenv.Skip(t, "guest time", "tried on the machine that runs the guests")
+	}
+}
+
 // testNetns is a namespace of its own, so that the host's sockets do not interfere.
 func testNetns(t *testing.T) *testenv.Netns {
 	t.Helper()

@@ -507,6 +507,7 @@ func requireIPv6(t *testing.T) {
 // Every state, IPv4 and IPv6, in several namespaces at once: equal to the kernel's tables and
 // to ss, whole and in groups.
 func TestStatesEqualTheKernelsTables(t *testing.T) {
+	outsideGuests(t)
 	requireIPv6(t)
 	four, six := testNetns(t), testNetns(t)
 	fillZoo(t, newZoo(t, four, false))
@@ -581,6 +582,7 @@ func checkEstablished(t *testing.T, got *counts, ns *testenv.Netns) {
 // Whom the sockets belong to: the process that holds them, its container; nobody where no
 // process does, and then they are not dropped.
 func TestStatesByProcessAndContainer(t *testing.T) {
+	outsideGuests(t)
 	v2, ns := testenv.CgroupsV2(t), testNetns(t)
 	id := hexID(t, 64)
 	v2.New(t, "/docker/"+id)
@@ -647,6 +649,7 @@ func TestStatesByProcessAndContainer(t *testing.T) {
 // An MPTCP connection counts once for each of its TCP subflows, as in the kernel's table; it
 // belongs to the process that holds the connection.
 func TestStatesCountSubflows(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	l := testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", MPTCP: true, N: n, Netns: ns.Path})
 	table := kernelStates(t, ns.Path)
@@ -663,6 +666,7 @@ func TestStatesCountSubflows(t *testing.T) {
 
 // Request sockets can be asked for by either name.
 func TestStatesFilter(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	z := newZoo(t, ns, false)
 	z.synRecv(t, n)
@@ -703,6 +707,7 @@ func (c *counts) row(t *testing.T, state string, orphaned bool) standing {
 
 // Who has the sockets, and by when the kernel ends them.
 func TestDwellOfEveryState(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	setting(t, ns, "tcp_syn_linear_timeouts", "0")
 	setting(t, ns, "tcp_syn_retries", "3")
@@ -768,6 +773,7 @@ func awaitState(t *testing.T, ns *testenv.Netns, state event.State, count int) {
 
 // A request that nobody answers ends at the limit told, not before.
 func TestDwellOfUnansweredRequests(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	setting(t, ns, "tcp_syn_retries", "1")
 	setting(t, ns, "tcp_syn_linear_timeouts", "1")
@@ -793,6 +799,7 @@ func TestDwellOfUnansweredRequests(t *testing.T) {
 
 // tcp_fin_timeout ends FIN_WAIT2 of a closed socket, and never that of one a program keeps.
 func TestDwellInFinWait2(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	setting(t, ns, "tcp_fin_timeout", "3")
 	w := watchDwell(t, ns)
@@ -819,6 +826,7 @@ func TestDwellInFinWait2(t *testing.T) {
 
 // A program can be more patient than the settings say: that shows.
 func TestDwellOverTheLimit(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	setting(t, ns, "tcp_syn_retries", "1")
 	setting(t, ns, "tcp_syn_linear_timeouts", "0")
@@ -840,6 +848,7 @@ func TestDwellOverTheLimit(t *testing.T) {
 
 // Without any answer the kernel gives up after the limit, not before.
 func TestDwellOfLostPeers(t *testing.T) {
+	outsideGuests(t)
 	ns := testNetns(t)
 	setting(t, ns, "tcp_orphan_retries", "2")
 	z := newZoo(t, ns, false)
@@ -891,6 +900,7 @@ func linkDown(t *testing.T, ns *testenv.Netns) {
 
 // tail tells of TIME_WAIT when the mini-socket is made, and says so where it only concludes it.
 func TestTailTellsTimeWait(t *testing.T) {
+	outsideGuests(t)
 	d := decode[struct{ Hooks []event.Hook }](t, run(t, "doctor", "-o", "json").want(t, 0).stdout)
 	exact := slices.ContainsFunc(d.Hooks, func(h event.Hook) bool { return h.Fact == "time_wait" && h.Attached })
 	ns := testNetns(t)

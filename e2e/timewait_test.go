@@ -213,6 +213,7 @@ func (s portScene) present(t *testing.T, args ...string) *portsRecord {
 // Ten thousand connections whose end is known: by a FIN or a reset, of this side or of that,
 // or of both at the same time. Every one of them is told right.
 func TestTimewaitTellsWhoCloses(t *testing.T) {
+	outsideGuests(t)
 	const clientFirst, serverFirst, clientResets, serverResets, both = 3607, 3613, 1277, 1279, 227
 	near, far := newPortScene(t, 10000, 65000), newPortScene(t, 10000, 65000)
 	server := near.server(t, "127.0.0.1")
@@ -365,6 +366,7 @@ func tun(t *testing.T, ns *testenv.Netns, local, peer string) *os.File {
 // Before the ports run out timewait says whose they are, how many, and when: the forecast is
 // within a fifth of the moment at which connect() fails.
 func TestTimewaitForecast(t *testing.T) {
+	outsideGuests(t)
 	const low, high, perSecond = 30000, 30996, 37.0 // gone after 27 s
 	s := newPortScene(t, low, high)
 	server := s.server(t, "127.0.0.1")
@@ -431,6 +433,7 @@ func (s portScene) awaitMade(t *testing.T, atLeast int) {
 // In both families: the failures that the program counted are those told, the budget is what
 // the kernel's own table has, and refused connections are no failures for want of a port.
 func TestTimewaitBudgetRunsDry(t *testing.T) {
+	outsideGuests(t)
 	for _, family := range []struct{ name, addr string }{{"ipv4", "127.0.0.1"}, {"ipv6", "[::1]"}} {
 		t.Run(family.name, func(t *testing.T) {
 			const low, high, some = 30000, 30306, 211
@@ -480,6 +483,7 @@ func TestTimewaitBudgetRunsDry(t *testing.T) {
 
 // An MPTCP connection closes once and fails once, not once more for its subflow.
 func TestTimewaitMPTCP(t *testing.T) {
+	outsideGuests(t)
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP)
 	if err != nil {
 		testenv.Skip(t, "mptcp", err.Error())
@@ -507,6 +511,7 @@ func TestTimewaitMPTCP(t *testing.T) {
 // Who binds first takes a port from all destinations, and from everybody else; with
 // IP_BIND_ADDRESS_NO_PORT it does not.
 func TestTimewaitBindBeforeConnect(t *testing.T) {
+	outsideGuests(t)
 	// Of an odd number of ports a search can skip one.
 	const low, high, bound = 30000, 30197, 101
 	const ports = high - low + 1
@@ -548,6 +553,7 @@ func TestTimewaitBindBeforeConnect(t *testing.T) {
 
 // Where tcp_tw_reuse applies, a TIME_WAIT of a second does not keep its port from anybody.
 func TestTimewaitReuse(t *testing.T) {
+	outsideGuests(t)
 	const low, high = 30000, 30198
 	for _, reuse := range []string{"1", "2"} {
 		t.Run(reuse, func(t *testing.T) {
@@ -577,6 +583,7 @@ func TestTimewaitReuse(t *testing.T) {
 
 // tcp_max_tw_buckets: what is over it is left out, and counted.
 func TestTimewaitOverflow(t *testing.T) {
+	outsideGuests(t)
 	s := newPortScene(t, 30000, 40000)
 	server := s.server(t, "127.0.0.1")
 	s.sysctl(t, "tcp_max_tw_buckets", "101")
@@ -599,6 +606,7 @@ func (a *actor) drained(t *testing.T, s portScene) {
 // Processes that are gone when the watching ends have their names; those that ended with
 // their connections open are told so.
 func TestTimewaitNamesTheGone(t *testing.T) {
+	outsideGuests(t)
 	s := newPortScene(t, 30000, 40000)
 	server := s.server(t, "127.0.0.1")
 	w := watchPorts(t, s)
@@ -630,6 +638,7 @@ func TestTimewaitNamesTheGone(t *testing.T) {
 
 // The filters choose closers and failures by process, and with them the budgets.
 func TestTimewaitFilters(t *testing.T) {
+	outsideGuests(t)
 	s := newPortScene(t, 30000, 40000)
 	one, two := s.server(t, "127.0.0.1"), s.server(t, "127.0.0.1")
 	w := startUntil(t, "fact=transitions", "timewait", "-o", "json", "--for", patience.String(), "--netns", inode(s.ns), "-D", fmt.Sprint(one.port), "--comm", "timewait")
@@ -648,6 +657,7 @@ func TestTimewaitFilters(t *testing.T) {
 
 // Where nothing is wrong it says so.
 func TestTimewaitHealthy(t *testing.T) {
+	outsideGuests(t)
 	s := newPortScene(t, 32768, 60999)
 	server := s.server(t, "127.0.0.1")
 	w := watchPorts(t, s)

@@ -20,7 +20,7 @@ const ringLink = "anon_inode:[io_uring]"
 // the sockets, and returns them by inode; FD is the slot. The processes in first are looked
 // at first. It ends when every socket was met once, or with ctx: it reads the descriptors of
 // processes one by one, milliseconds for each thousand. A process that may not be looked at
-// is left out, as is all before Linux 6.5, where the kernel does not say which socket it is.
+// is left out, as is all on older kernels (6.12 among them), which do not say which socket it is.
 func FixedFiles(ctx context.Context, proc string, inodes map[uint64]bool, first []uint32) map[uint64][]event.Holder {
 	found := map[uint64][]event.Holder{}
 	dir, err := os.Open(proc)
