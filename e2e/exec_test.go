@@ -217,6 +217,9 @@ func TestExecCannotRun(t *testing.T) {
 func startCommand(t *testing.T, argv ...string) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
 	cmd := prepare(t, append([]string{"exec", "--"}, argv...)...)
+	// A group of its own, whose parent is we: in an orphaned one, which the tests' may be, the
+	// kernel drops SIGTSTP.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()
