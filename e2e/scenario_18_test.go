@@ -69,6 +69,15 @@ func TestScenario18IoUringThatNeverReads(t *testing.T) {
 	server.said(t, fmt.Sprint("accepted ", n))
 	client.do(t, "hangup")
 	s.awaitWaits(t, n, server.port, 1)
+	// The age of a socket older than tcpwaitd is a lower bound, with room for late ticks.
+	waitFor(t, func() string {
+		for _, x := range s.list(t) {
+			if x.DwellNS == nil || *x.DwellNS < int64(time.Millisecond) {
+				return fmt.Sprintf("%+v is not a millisecond old", x)
+			}
+		}
+		return ""
+	})
 	v := s.diagnose(t, "--threshold", "1ms")
 	v.demand(t, "suspicious", accusation{server.pid(), "in_flight", "in", n})
 }
