@@ -226,7 +226,7 @@ func (s *scene) grow(t *testing.T, leak func(i int)) *judged {
 }
 
 // waitStuck: what waits now is older than the threshold afterwards.
-func waitStuck() { time.Sleep(sceneThreshold) }
+func waitStuck() { time.Sleep(sceneThreshold + lateTicks) }
 
 // list is list -o json of the scene.
 func (s *scene) list(t *testing.T, args ...string) []sceneSocket {
@@ -481,3 +481,6 @@ func (c *cgroup) remove(t *testing.T) {
 		return ""
 	})
 }
+
+// lateTicks is above the room that a lower bound of an age leaves for late ticks (100 ms).
+const lateTicks = 250 * time.Millisecond
