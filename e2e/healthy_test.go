@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
 const (
@@ -23,7 +25,7 @@ const (
 func TestHealthyHost(t *testing.T) {
 	outsideGuests(t)
 	if testing.Short() {
-		t.Skip("three minutes")
+		testenv.Skip(t, "three minutes", "it is asked to be short")
 	}
 	s := newScene(t)
 	nginx, redis := s.lab.startNginx(t).port, s.lab.startRedis(t).port

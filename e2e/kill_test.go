@@ -330,16 +330,6 @@ func killOnDescriptor(t *testing.T, s syscall.Conn, f func(fd int) error) {
 	}
 }
 
-// killUntil waits for a fact.
-func killUntil(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
-}
-
 func killStateOf(t *testing.T, s syscall.Conn) (state event.State) {
 	t.Helper()
 	killOnDescriptor(t, s, func(fd int) error {
@@ -363,7 +353,7 @@ func TestKillAsTheProgramSeesIt(t *testing.T) {
 	if err := client.conn.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	killUntil(t, "CLOSE_WAIT", func() bool { return killStateOf(t, server.conn) == event.CloseWait })
+	becomes(t, "CLOSE_WAIT", func() bool { return killStateOf(t, server.conn) == event.CloseWait })
 	// A writer that is blocked, for the peer does not read.
 	blocked := make(chan error, 1)
 	go func() {
@@ -375,7 +365,7 @@ func TestKillAsTheProgramSeesIt(t *testing.T) {
 		}
 	}()
 	sent := -1
-	killUntil(t, "a blocked writer", func() bool {
+	becomes(t, "a blocked writer", func() bool {
 		before := sent
 		killOnDescriptor(t, server.conn, func(fd int) (err error) {
 			sent, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ)
@@ -497,7 +487,7 @@ func TestKillWhereNobodyCanEnter(t *testing.T) {
 	if err := client.conn.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	killUntil(t, "CLOSE_WAIT", func() bool { return killStateOf(t, server.conn) == event.CloseWait })
+	becomes(t, "CLOSE_WAIT", func() bool { return killStateOf(t, server.conn) == event.CloseWait })
 	for _, args := range [][]string{{}, {"--yes"}} {
 		r := run(t, append([]string{"kill", "--cookie", server.cookie, "-o", "json"}, args...)...).want(t, 1)
 		lines := killAudit(t, r)
@@ -543,7 +533,7 @@ func TestKillInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := many
-	killUntil(t, "a full pipe", func() bool {
+	becomes(t, "a full pipe", func() bool {
 		before := last
 		last = killWaiting(t, ns)[leak.Lport]
 		return last < many && last == before

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -52,11 +51,12 @@ func paired(t *testing.T, args ...string) []pairedSocket {
 // becomes waits for a fact.
 func becomes(t *testing.T, what string, fact func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !fact(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
+	waitFor(t, func() string {
+		if fact() {
+			return ""
 		}
-	}
+		return fmt.Sprintf("not within %v: %s", patience, what)
+	})
 }
 
 // ends is a connection of which the test holds both ends, -1 where it is closed.

@@ -91,11 +91,7 @@ func (s *scene) start(t *testing.T, cmd *exec.Cmd) *target {
 func (s *scene) serve(t *testing.T, name string, args ...string) *target {
 	t.Helper()
 	port := s.port()
-	cmd := exec.Command(name)
-	for _, arg := range args {
-		cmd.Args = append(cmd.Args, strings.ReplaceAll(arg, "PORT", fmt.Sprint(port)))
-	}
-	return s.serveCommand(t, cmd, port)
+	return s.serveCommand(t, atPort(port, name, args), port)
 }
 
 // serveCommand is serve for a command that knows its port.

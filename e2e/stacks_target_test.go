@@ -204,11 +204,16 @@ func (l *lab) start(t *testing.T, cmd *exec.Cmd) *target {
 func (l *lab) serve(t *testing.T, name string, args ...string) *target {
 	t.Helper()
 	port := l.port()
+	return l.serveCommand(t, atPort(port, name, args), port)
+}
+
+// atPort is a command in whose arguments "PORT" stands for the port.
+func atPort(port uint16, name string, args []string) *exec.Cmd {
 	cmd := exec.Command(name)
 	for _, arg := range args {
 		cmd.Args = append(cmd.Args, strings.ReplaceAll(arg, "PORT", fmt.Sprint(port)))
 	}
-	return l.serveCommand(t, cmd, port)
+	return cmd
 }
 
 func (l *lab) serveCommand(t *testing.T, cmd *exec.Cmd, port uint16) *target {
