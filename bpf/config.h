@@ -10,7 +10,7 @@ const volatile struct filter filter;
 const volatile __u32 hz;
 
 /*
- * Bytes waiting in the ring above which the reader is woken. Below, it comes
+ * Bytes waiting in the ring at which the reader is woken. Otherwise it comes
  * by itself: one wake-up costs as much as twenty events.
  */
 const volatile __u64 wake_bytes;
@@ -41,6 +41,9 @@ const volatile __u8 track_users;
 
 /* Set after attaching, when no hook sees accept(): first read or write names the owner. */
 __u8 own_by_io;
+
+/* Set when the syscall-exit hooks of accept() are attached: owners come by the map accepted. */
+__u8 accepts_by_exit;
 
 /*
  * Set once a recv hook is attached: from then on "not told EOF" is a fact, of plain TCP or

@@ -45,6 +45,13 @@ struct task {
 	char comm[COMM_LEN]; /* of the group leader */
 };
 
+/* A thread that did something with a socket; its name is known elsewhere. */
+struct actor {
+	__u64 start; /* as in struct task */
+	__u32 tgid;
+	__u32 tid;
+};
+
 struct flow {
 	__u8 laddr[16]; /* IPv4 as ::ffff:a.b.c.d */
 	__u8 raddr[16];
@@ -53,7 +60,7 @@ struct flow {
 	__u16 rport;
 };
 
-/* What a record in the ring buffer is. */
+/* What a record in the ring buffer is: its first byte. */
 enum ring_kind {
 	RING_TRANSITION = 1,
 	RING_STACK = 2,
@@ -79,31 +86,51 @@ enum transition_flags {
 	TRANSITION_EOF_SEEN = 1 << 3,
 	TRANSITION_WATCHED = 1 << 4,
 	TRANSITION_SENT = 1 << 5, /* sent_after_fin is valid */
+	TRANSITION_MPTCP = 1 << 6, /* else TCP */
+	/* Another transition came just before, and is told by this record: */
+	TRANSITION_BORN = 1 << 7, /* LISTEN to SYN_RECV, in_state earlier */
+	TRANSITION_TIME_WAIT = 1 << 8, /* into TIME_WAIT, inferred */
+	TRANSITION_TWO = TRANSITION_BORN | TRANSITION_TIME_WAIT,
+	/* How long the record is: */
+	TRANSITION_MORE = 1 << 9,
+	TRANSITION_WIDE = 1 << 10, /* IPv6, or with stacks */
 };
 
-/* One state change, in the ring buffer. */
+/*
+ * One state change, in the ring buffer. Most end after owner_tid: writing to the ring costs
+ * by the cache line.
+ */
 struct transition {
-	__u32 kind; /* RING_TRANSITION */
-	__u32 pad;
-	__u64 at; /* bpf_ktime_get_ns */
-	__u64 cookie;
-	__u64 in_state; /* ns in the old state; see bound */
-	__u64 cgroup;
-	__u64 stacks[STACK_SLOTS];
-	struct flow flow;
-	struct task owner;
-	__u32 user;   /* tgid that read or wrote last */
-	__u32 closer; /* tgid that called close() or shutdown() last */
-	__u32 recv_q; /* out of CLOSE_WAIT */
-	__u32
-	    sent_after_fin; /* out of CLOSE_WAIT; more than fits is all ones */
-	__u16 protocol;
+	__u8 kind; /* RING_TRANSITION */
 	__u8 old_state;
 	__u8 new_state;
 	__u8 bound;
 	__u8 direction;
 	__u8 evidence;
-	__u8 flags;
+	__u16 flags;
+	__u64 at; /* bpf_ktime_get_ns */
+	__u64 cookie;
+	__u64 in_state; /* ns in the old state; see bound */
+	__u64 cgroup;
+	__u32 netns;
+	__u16 lport; /* host order */
+	__u16 rport;
+	__u8 laddr4[4]; /* unless TRANSITION_WIDE */
+	__u8 raddr4[4];
+	__u64 owner_start; /* as in struct task */
+	__u32 owner_tgid;
+	__u32 owner_tid;
+	/* With TRANSITION_MORE: */
+	char owner_comm[COMM_LEN]; /* told once for each owner */
+	__u32 user;   /* tgid that read or wrote last */
+	__u32 closer; /* tgid that called close() or shutdown() last */
+	__u32 recv_q; /* out of CLOSE_WAIT */
+	__u32
+	    sent_after_fin; /* out of CLOSE_WAIT; more than fits is all ones */
+	/* With TRANSITION_WIDE, which has more as well: */
+	__u8 laddr[16]; /* as in struct flow */
+	__u8 raddr[16];
+	__u64 stacks[STACK_SLOTS];
 };
 
 enum record_flags {
@@ -117,7 +144,10 @@ enum record_flags {
 	RECORD_TOOK_FIN = 1 << 7, /* a recv() took the FIN with the last data */
 };
 
-/* The socket's own record, in socket storage: lives and dies with it. */
+/*
+ * The socket's own record, in socket storage: lives and dies with it. With 184 bytes it
+ * fits, with what the kernel adds, into an allocation of 256.
+ */
 struct record {
 	__u64 cookie;
 	__u64 since; /* entry into state; with AT_LEAST the latest possible */
@@ -127,9 +157,10 @@ struct record {
 	__u64 stacks[STACK_SLOTS];
 	struct flow flow;
 	struct task owner;
-	struct task eof_task;
-	struct task
-	    user;     /* read or wrote last; kept where users or stacks are */
+	struct actor eof_task;
+	/* Read or wrote last; kept where users or stacks are: */
+	__u64 user_start;
+	__u32 user;
 	__u32 closer; /* tgid that made it FIN_WAIT1 */
 	__u8 state;
 	__u8 bound;
@@ -137,7 +168,8 @@ struct record {
 	__u8 evidence;
 	__u8 user_evidence;
 	__u8 flags;
-	__u8 pad[6];
+	__u8 named; /* a transition has told the owner's name */
+	__u8 pad;
 };
 
 enum row_kind {
@@ -183,8 +215,9 @@ struct socket_row {
 	__u64 stacks[STACK_SLOTS];
 	struct flow flow;
 	struct task owner;
-	struct task eof_task;
-	struct task user;
+	struct actor eof_task;
+	__u64 user_start;
+	__u32 user;
 	__u32 snd_nxt;
 	__u32 rcv_nxt;
 	__u32 recv_q; /* LISTEN: length of the accept queue */
@@ -202,6 +235,7 @@ struct socket_row {
 	__u8 shutdown;
 	__u8 user_evidence;
 	__u8 pad[4];
+	__u32 pad_end;
 };
 
 /* One descriptor of one process that refers to a socket. */

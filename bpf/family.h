@@ -42,7 +42,7 @@ static __always_inline void add_relative(struct task_struct *task)
 
 	bpf_probe_read_kernel_str(kin.comm, sizeof(kin.comm), task->comm);
 	if (bpf_map_update_elem(&family, &key, &kin, BPF_ANY))
-		count(COUNTER_RELATIVES_LOST);
+		count(COUNTER_RELATIVES_LOST, 1);
 }
 
 /* Its last thread ends; the kernel has not closed its files yet. */

@@ -3,6 +3,19 @@
 #ifndef FILTER_H
 #define FILTER_H
 
+/* What is known of a change beside the socket's record. */
+struct change {
+	__u64 at;
+	__u64 in_state;
+	__u32 closer;
+	__u32 recv_q;
+	__u32 sent_after_fin;
+	__u16 flags; /* enum transition_flags */
+	__u8 old_state;
+	__u8 new_state;
+	__u8 bound;
+};
+
 static __always_inline bool port_in(void *bitmaps, __u16 port)
 {
 	__u32 zero = 0;
@@ -47,23 +60,37 @@ static __always_inline bool wanted_states(__u32 states)
  * A connect() that found no port has set the state and takes it back, still without a port. A
  * reset has a closer.
  */
-static __always_inline bool tells_close(const struct transition *t)
+static __always_inline bool tells_close(const struct change *c,
+					const struct record *rec)
 {
-	if (t->new_state == TCP_FIN_WAIT1)
+	if (c->new_state == TCP_FIN_WAIT1)
 		return true;
-	if (t->new_state == TCP_CLOSING)
-		return t->closer;
-	return t->new_state == TCP_CLOSE &&
-	       (t->closer || (t->old_state == TCP_SYN_SENT && !t->flow.lport));
+	if (c->new_state == TCP_CLOSING)
+		return c->closer;
+	return c->new_state == TCP_CLOSE &&
+	       (c->closer ||
+		(c->old_state == TCP_SYN_SENT && !rec->flow.lport));
 }
 
-static __always_inline bool wanted(const struct transition *t)
+/* Of a record that tells two transitions it is enough that one is wanted; Go drops the other. */
+static __always_inline __u32 states_of(const struct change *c)
 {
-	return (!only_closes || tells_close(t)) &&
-	       wanted_states(1U << (t->old_state & 31) |
-			     1U << (t->new_state & 31)) &&
-	       wanted_flow(&t->flow) && wanted_pid(t->owner.tgid) &&
-	       (!filter.direction || t->direction == filter.direction);
+	__u32 states = 1U << (c->old_state & 31) | 1U << (c->new_state & 31);
+
+	if (c->flags & TRANSITION_BORN)
+		states |= 1U << TCP_LISTEN;
+	if (c->flags & TRANSITION_TIME_WAIT)
+		states |= 1U << TCP_TIME_WAIT;
+	return states;
+}
+
+static __always_inline bool wanted(const struct change *c,
+				   const struct record *rec)
+{
+	return (!only_closes || tells_close(c, rec)) &&
+	       wanted_states(states_of(c)) && wanted_flow(&rec->flow) &&
+	       wanted_pid(rec->owner.tgid) &&
+	       (!filter.direction || rec->direction == filter.direction);
 }
 
 /* A state the running snapshot asks for. */

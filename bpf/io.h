@@ -64,13 +64,14 @@ static __always_inline void note_user(struct record *rec,
 				      enum evidence evidence, bool stack)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	__u64 start = task->group_leader->start_boottime;
 
-	if (rec->user.tgid == task->tgid &&
-	    rec->user.start == task->group_leader->start_boottime)
+	if (rec->user == task->tgid && rec->user_start == start)
 		return;
 	if (current_is_kthread())
 		return;
-	fill_task(&rec->user, task);
+	rec->user = task->tgid;
+	rec->user_start = start;
 	rec->user_evidence = evidence;
 	if (stack)
 		rec->stacks[STACK_LAST_READ] = take_stack();
@@ -114,7 +115,7 @@ static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 	if (rec->eof_at || !told_eof(sk, n, flags))
 		return 0;
 	rec->eof_at = bpf_ktime_get_ns();
-	fill_task(&rec->eof_task, bpf_get_current_task_btf());
+	fill_actor(&rec->eof_task, bpf_get_current_task_btf());
 	if (wants_stack(sk))
 		rec->stacks[STACK_EOF] = take_stack();
 	return 0;

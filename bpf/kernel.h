@@ -386,12 +386,9 @@ struct bpf_iter__task_file {
  */
 static __always_inline __u64 cgroup_of(struct sock *sk)
 {
-	struct cgroup *cgroup;
-
 	if (!bpf_core_field_exists(sk->sk_cgrp_data.cgroup))
 		return 0;
-	cgroup = sk->sk_cgrp_data.cgroup;
-	return BPF_CORE_READ(cgroup, kn, id);
+	return sk->sk_cgrp_data.cgroup->kn->id;
 }
 
 /* The number ss shows; 0 while nobody has accepted the socket. */

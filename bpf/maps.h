@@ -99,14 +99,14 @@ static __always_inline struct handled *latest_here(void)
 	return bpf_map_lookup_elem(&latest, &zero);
 }
 
-static __always_inline void count(enum counter counter)
+static __always_inline void count(enum counter counter, __u64 by)
 {
 	__u32 key = counter;
 	__u64 *n = bpf_map_lookup_elem(&counters, &key);
 
 	/* An interrupt may count in the middle of it. */
 	if (n)
-		__sync_fetch_and_add(n, 1);
+		__sync_fetch_and_add(n, by);
 }
 
 #endif

@@ -19,11 +19,9 @@ static __always_inline void fill_addresses(struct flow *flow,
 		v4_mapped(flow->raddr, skc->skc_daddr);
 		return;
 	}
-	/* The address is read as a whole: the mirror has only the bytes. */
-	bpf_probe_read_kernel(flow->laddr, sizeof(flow->laddr),
-			      &skc->skc_v6_rcv_saddr);
-	bpf_probe_read_kernel(flow->raddr, sizeof(flow->raddr),
-			      &skc->skc_v6_daddr);
+	__builtin_memcpy(flow->laddr, &skc->skc_v6_rcv_saddr,
+			 sizeof(flow->laddr));
+	__builtin_memcpy(flow->raddr, &skc->skc_v6_daddr, sizeof(flow->raddr));
 }
 
 static __always_inline void fill_flow(struct flow *flow,
@@ -70,13 +68,22 @@ static __always_inline void fill_task(struct task *to, struct task_struct *task)
 	to->start = leader->start_boottime;
 	to->tgid = task->tgid;
 	to->tid = task->pid;
-	bpf_probe_read_kernel_str(to->comm, sizeof(to->comm), leader->comm);
+	__builtin_memcpy(to->comm, leader->comm, sizeof(to->comm));
+}
+
+static __always_inline void fill_actor(struct actor *to,
+				       struct task_struct *task)
+{
+	to->start = task->group_leader->start_boottime;
+	to->tgid = task->tgid;
+	to->tid = task->pid;
 }
 
 static __always_inline void own(struct record *rec, enum evidence evidence)
 {
 	fill_task(&rec->owner, bpf_get_current_task_btf());
 	rec->evidence = evidence;
+	rec->named = 0;
 }
 
 /* Kernel threads close and connect on behalf of others (MPTCP's worker). */
@@ -98,7 +105,7 @@ static __always_inline struct record *record_create(struct sock *sk)
 
 	rec = bpf_sk_storage_get(&records, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!rec)
-		count(COUNTER_RECORD_FAILED);
+		count(COUNTER_RECORD_FAILED, 1);
 	return rec;
 }
 
@@ -109,13 +116,21 @@ static __always_inline struct record *record_create(struct sock *sk)
  */
 #define OWN_ID (1ULL << 52)
 
+/* The kernel numbers a socket when somebody asks for the first time. */
+static __always_inline __u64 cookie_of(struct sock *sk)
+{
+	__u64 cookie = sk->__sk_common.skc_cookie.counter;
+
+	return cookie ? cookie : bpf_get_socket_cookie(sk);
+}
+
 /* Where there is no record, the inode tells MPTCP sockets apart; 0 before accept(). */
 static __always_inline __u64 id_of(struct sock *sk)
 {
 	__u64 inode;
 
 	if (sk->sk_protocol != IPPROTO_MPTCP)
-		return bpf_get_socket_cookie(sk);
+		return cookie_of(sk);
 	inode = inode_of(sk);
 	return inode ? OWN_ID | inode : 0;
 }
@@ -124,7 +139,7 @@ static __always_inline __u64 id_of(struct sock *sk)
 static __always_inline void identify(struct record *rec, struct sock *sk)
 {
 	if (sk->sk_protocol != IPPROTO_MPTCP)
-		rec->cookie = bpf_get_socket_cookie(sk);
+		rec->cookie = cookie_of(sk);
 	else if (!rec->cookie)
 		rec->cookie = OWN_ID | (bpf_ktime_get_ns() & (OWN_ID - 1));
 }

@@ -2,9 +2,12 @@
 #ifndef RING_H
 #define RING_H
 
+/* More than one record, so that no crossing of the line is missed. */
+#define WAKE_ZONE 512
+
 /*
  * transitions and stacks, to user space.
- * Inserts: ring_reserve, send_stack, send_raw, tell_life. Deletes: the reader. Full: counted as LOST; the next
+ * Inserts: ring_write, send_stack, send_raw, tell_life. Deletes: the reader. Full: counted as LOST; the next
  * snapshot repairs the reader's table. Go sets the size.
  */
 struct {
@@ -12,24 +15,18 @@ struct {
 	__uint(max_entries, 8 << 20);
 } ring SEC(".maps");
 
-/* made = received + lost holds because every reservation is counted here. */
-static __always_inline struct transition *ring_reserve(void)
-{
-	struct transition *t;
-
-	count(COUNTER_MADE);
-	t = bpf_ringbuf_reserve(&ring, sizeof(*t), 0);
-	if (!t)
-		count(COUNTER_LOST);
-	return t;
-}
-
-static __always_inline void ring_submit(struct transition *t)
+/*
+ * 0, or the ring was full. The reader is woken where the line is crossed and not again above
+ * it: it is on its way then, or busy, and comes by itself.
+ */
+static __always_inline long ring_write(void *from, __u64 n)
 {
 	__u64 waiting = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
 
-	bpf_ringbuf_submit(t, waiting > wake_bytes ? BPF_RB_FORCE_WAKEUP
-						   : BPF_RB_NO_WAKEUP);
+	return bpf_ringbuf_output(&ring, from, n,
+				  waiting - wake_bytes < WAKE_ZONE
+				      ? BPF_RB_FORCE_WAKEUP
+				      : BPF_RB_NO_WAKEUP);
 }
 
 #endif

@@ -107,6 +107,7 @@ static __always_inline void row_of_record(struct socket_row *row,
 	row->eof_task = rec->eof_task;
 	row->owner = rec->owner;
 	row->user = rec->user;
+	row->user_start = rec->user_start;
 	row->user_evidence = rec->user_evidence;
 	__builtin_memcpy(row->stacks, rec->stacks, sizeof(row->stacks));
 	row->direction = rec->direction;

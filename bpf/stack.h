@@ -68,7 +68,7 @@ static __always_inline bool afford(struct budget *b, __u64 now)
 		return true;
 	}
 	__sync_fetch_and_add(&b->limited, 1);
-	count(COUNTER_STACKS_LIMITED);
+	count(COUNTER_STACKS_LIMITED, 1);
 	return false;
 }
 
@@ -175,7 +175,7 @@ __noinline int send_stack(struct walk *w, __u64 id)
 	size = w->out.n & MAX_FRAMES;
 	size = offsetof(struct stack, frames) + size * sizeof(struct frame);
 	if (bpf_ringbuf_output(&ring, &w->out, size, BPF_RB_NO_WAKEUP)) {
-		count(COUNTER_STACKS_LOST);
+		count(COUNTER_STACKS_LOST, 1);
 		return 0;
 	}
 	bpf_map_update_elem(&seen, &id, &one, BPF_ANY);
@@ -269,7 +269,7 @@ __noinline __u64 walk_and_send(struct walk *w)
 	b = bpf_map_lookup_elem(&budgets, &tgid);
 	if (!b)
 		return 0;
-	count(COUNTER_STACKS);
+	count(COUNTER_STACKS, 1);
 	if (unwinder == UNWINDER_TABLES)
 		walk_frames(w);
 	else
@@ -337,7 +337,7 @@ __noinline __u64 take_stack(void)
 		id = walk_and_send(w);
 	} else {
 		/* This one came in the middle of another. */
-		count(COUNTER_STACKS_BUSY);
+		count(COUNTER_STACKS_BUSY, 1);
 	}
 	barrier();
 	__sync_fetch_and_add(&w->busy, -1);

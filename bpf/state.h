@@ -8,7 +8,8 @@ static __always_inline void adopt_accepted(struct record *rec)
 {
 	struct acceptor *by;
 
-	if (rec->evidence || rec->direction != DIRECTION_IN)
+	if (!accepts_by_exit || rec->evidence ||
+	    rec->direction != DIRECTION_IN)
 		return;
 	by = bpf_map_lookup_elem(&accepted, &rec->cookie);
 	if (!by)
@@ -16,6 +17,7 @@ static __always_inline void adopt_accepted(struct record *rec)
 	rec->owner = by->task;
 	rec->stacks[STACK_OPEN] = by->stack;
 	rec->evidence = EVIDENCE_ACCEPT;
+	rec->named = 0;
 	bpf_map_delete_elem(&accepted, &rec->cookie);
 }
 
@@ -26,20 +28,23 @@ static __always_inline void adopt_accepted(struct record *rec)
  */
 static __always_inline void learn_owner(struct record *rec, int old, int new)
 {
+	enum evidence evidence = EVIDENCE_NONE;
+
 	adopt_accepted(rec);
-	if (new == TCP_SYN_SENT)
-		rec->direction = DIRECTION_OUT;
-	else if (old == TCP_LISTEN &&
-		 (new == TCP_SYN_RECV || new == TCP_ESTABLISHED))
+	if (old == TCP_LISTEN &&
+	    (new == TCP_SYN_RECV || new == TCP_ESTABLISHED))
 		rec->direction = DIRECTION_IN; /* MPTCP is born established */
-	if (current_is_kthread())
-		return;
-	if (new == TCP_SYN_SENT)
-		own(rec, EVIDENCE_CONNECT);
-	else if (new == TCP_LISTEN)
-		own(rec, EVIDENCE_LISTEN);
-	else if (!rec->evidence && old == TCP_CLOSE_WAIT && new == TCP_LAST_ACK)
-		own(rec, EVIDENCE_CLOSE);
+	if (new == TCP_SYN_SENT) {
+		rec->direction = DIRECTION_OUT;
+		evidence = EVIDENCE_CONNECT;
+	} else if (new == TCP_LISTEN) {
+		evidence = EVIDENCE_LISTEN;
+	} else if (!rec->evidence && old == TCP_CLOSE_WAIT &&
+		   new == TCP_LAST_ACK) {
+		evidence = EVIDENCE_CLOSE;
+	}
+	if (evidence && !current_is_kthread())
+		own(rec, evidence);
 }
 
 static __always_inline void note_connected(struct record *rec, struct sock *sk)
@@ -64,52 +69,115 @@ static __always_inline void enter_close_wait(struct record *rec,
 	rec->flags |= RECORD_SENT;
 }
 
-static __always_inline void fill_transition(struct transition *t,
-					    struct record *rec, struct sock *sk)
+static __always_inline void fill_base(struct transition *t,
+				      const struct change *c,
+				      const struct record *rec, struct sock *sk)
 {
-	t->cookie = rec->cookie;
-	t->flow = rec->flow;
-	t->owner = rec->owner;
-	t->user = rec->user.tgid;
-	__builtin_memcpy(t->stacks, rec->stacks, sizeof(t->stacks));
+	t->kind = RING_TRANSITION;
+	t->old_state = c->old_state;
+	t->new_state = c->new_state;
+	t->bound = c->bound;
 	t->direction = rec->direction;
 	t->evidence = rec->evidence;
-	t->cgroup = cgroup_of(sk);
-	t->protocol = sk->sk_protocol;
+	t->flags = c->flags;
 	if (rec->flags & RECORD_SUBFLOW)
 		t->flags |= TRANSITION_SUBFLOW;
-	if (rec->state != t->old_state || !rec->since)
-		return;
-	t->in_state = t->at - rec->since;
-	t->bound = rec->bound;
-}
-
-/* No record could be made: say what the socket itself tells. */
-static __always_inline void fill_without_record(struct transition *t,
-						struct sock *sk)
-{
-	t->cookie = id_of(sk);
-	fill_flow(&t->flow, &sk->__sk_common);
-	if (!t->flow.lport)
-		t->flow.lport = former_port(sk);
+	if (sk->sk_protocol == IPPROTO_MPTCP)
+		t->flags |= TRANSITION_MPTCP;
+	t->at = c->at;
+	t->cookie = rec->cookie;
+	t->in_state = c->in_state;
 	t->cgroup = cgroup_of(sk);
-	t->protocol = sk->sk_protocol;
+	t->netns = rec->flow.netns;
+	t->lport = rec->flow.lport;
+	t->rport = rec->flow.rport;
+	__builtin_memcpy(t->laddr4, rec->flow.laddr + 12, 4);
+	__builtin_memcpy(t->raddr4, rec->flow.raddr + 12, 4);
+	t->owner_start = rec->owner.start;
+	t->owner_tgid = rec->owner.tgid;
+	t->owner_tid = rec->owner.tid;
 }
 
-static __always_inline void send(struct transition *made)
+static __always_inline void fill_more(struct transition *t,
+				      const struct change *c,
+				      const struct record *rec)
 {
-	struct transition *t;
+	t->flags |= TRANSITION_MORE;
+	__builtin_memcpy(t->owner_comm, rec->owner.comm, sizeof(t->owner_comm));
+	t->user = rec->user;
+	t->closer = c->closer;
+	t->recv_q = c->recv_q;
+	t->sent_after_fin = c->sent_after_fin;
+}
 
-	if (!wanted(made)) {
-		count(COUNTER_FILTERED);
-		return;
+static __always_inline void fill_wide(struct transition *t,
+				      const struct record *rec)
+{
+	t->flags |= TRANSITION_WIDE;
+	__builtin_memcpy(t->laddr, rec->flow.laddr, sizeof(t->laddr));
+	__builtin_memcpy(t->raddr, rec->flow.raddr, sizeof(t->raddr));
+	__builtin_memcpy(t->stacks, rec->stacks, sizeof(t->stacks));
+}
+
+static __always_inline bool has_stacks(const struct record *rec)
+{
+	return unwinder && (rec->stacks[0] | rec->stacks[1] | rec->stacks[2] |
+			    rec->stacks[3]);
+}
+
+/*
+ * Writes the record as short as it can be. A function of its own, like all that have one of the
+ * large structs: together they leave no room on the BPF stack.
+ */
+static __noinline long send(const struct change *c, const struct record *rec,
+			    struct sock *sk)
+{
+	struct transition t;
+
+	fill_base(&t, c, rec, sk);
+	if (has_stacks(rec) || !is_v4(rec->flow.laddr) ||
+	    !is_v4(rec->flow.raddr)) {
+		fill_more(&t, c, rec);
+		fill_wide(&t, rec);
+		return ring_write(&t, sizeof(t));
 	}
-	t = ring_reserve();
-	if (!t)
-		return;
-	*t = *made;
-	t->kind = RING_TRANSITION;
-	ring_submit(t);
+	if ((rec->evidence && !rec->named) || c->closer ||
+	    c->old_state == TCP_CLOSE_WAIT) {
+		fill_more(&t, c, rec);
+		return ring_write(&t, offsetof(struct transition, laddr));
+	}
+	return ring_write(&t, offsetof(struct transition, owner_comm));
+}
+
+static __always_inline bool tell(struct change *c, const struct record *rec,
+				 struct sock *sk)
+{
+	__u32 transitions;
+
+	if (only_closes)
+		c->flags &= ~TRANSITION_TWO;
+	if (!wanted(c, rec)) {
+		count(COUNTER_FILTERED, 1);
+		return false;
+	}
+	transitions = c->flags & TRANSITION_TWO ? 2 : 1;
+	count(COUNTER_MADE, transitions);
+	if (!send(c, rec, sk))
+		return true;
+	count(COUNTER_LOST, transitions);
+	return false;
+}
+
+/* No record could be made, or it is not worth it: say what the socket itself tells. */
+static __noinline void tell_without_record(struct change *c, struct sock *sk)
+{
+	struct record rec = {};
+
+	rec.cookie = id_of(sk);
+	fill_flow(&rec.flow, &sk->__sk_common);
+	if (!rec.flow.lport)
+		rec.flow.lport = former_port(sk);
+	tell(c, &rec, sk);
 }
 
 /*
@@ -151,24 +219,12 @@ static __always_inline void enter(struct record *rec, __u64 now, int new)
 }
 
 /*
- * Until 6.17 a child of a listener is told to be in SYN_RECV before it has its
- * peer's address and its own cookie. That transition is sent with the next one.
+ * A child of a listener goes to SYN_RECV and on in one go; until 6.17 the first is told before
+ * it has its peer's address and its own cookie. Both are told with the second, in one record.
  */
-static __always_inline bool is_unborn(struct sock *sk, int old, int new)
+static __always_inline bool is_birth(int old, int new)
 {
-	return old == TCP_LISTEN && new == TCP_SYN_RECV &&
-	       !sk->__sk_common.skc_dport;
-}
-
-static __always_inline void send_birth(struct record *rec, struct sock *sk)
-{
-	struct transition t = {.old_state = TCP_LISTEN,
-			       .new_state = TCP_SYN_RECV};
-
-	rec->flags &= ~RECORD_UNBORN;
-	t.at = rec->since;
-	fill_transition(&t, rec, sk);
-	send(&t);
+	return old == TCP_LISTEN && new == TCP_SYN_RECV;
 }
 
 /*
@@ -184,46 +240,48 @@ static __always_inline bool is_closing(struct sock *sk, int old, int new)
 	       !sk->sk_err && sk->sk_shutdown == SHUTDOWN_MASK;
 }
 
-static __always_inline void fill_closer(struct transition *t, struct sock *sk)
+static __always_inline void fill_closer(struct change *c, struct sock *sk)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task;
 
-	if (current_is_kthread() || !is_closing(sk, t->old_state, t->new_state))
+	if (!is_closing(sk, c->old_state, c->new_state))
 		return;
-	t->closer = task->tgid;
+	task = bpf_get_current_task_btf();
+	if (task->flags & PF_KTHREAD)
+		return;
+	c->closer = task->tgid;
 	if (task->flags & PF_EXITING)
-		t->flags |= TRANSITION_EXITING;
+		c->flags |= TRANSITION_EXITING;
 }
 
 /* Who closed first is of interest again when the peer turns out to have closed, too. */
-static __always_inline void keep_closer(struct transition *t,
-					struct record *rec)
+static __always_inline void keep_closer(struct change *c, struct record *rec)
 {
-	if (t->new_state == TCP_FIN_WAIT1)
-		rec->closer = t->closer;
-	else if (t->new_state == TCP_CLOSING)
-		t->closer = rec->closer;
+	if (c->new_state == TCP_FIN_WAIT1)
+		rec->closer = c->closer;
+	else if (c->new_state == TCP_CLOSING)
+		c->closer = rec->closer;
 }
 
 /* How a wait stands when it ends: whatever was unread then is lost. */
-static __always_inline void fill_wait(struct transition *t,
+static __always_inline void fill_wait(struct change *c,
 				      const struct record *rec, struct sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	__u64 sent;
 
-	t->recv_q = unread_of(sk, tp);
+	c->recv_q = unread_of(sk, tp);
 	if (!rec)
 		return;
 	if (rec->eof_at)
-		t->flags |= TRANSITION_EOF_SEEN;
+		c->flags |= TRANSITION_EOF_SEEN;
 	if (was_watched(rec, tp))
-		t->flags |= TRANSITION_WATCHED;
+		c->flags |= TRANSITION_WATCHED;
 	if (!tp || !(rec->flags & RECORD_SENT))
 		return;
 	sent = written(tp) - rec->sent_at_fin;
-	t->sent_after_fin = sent < MAX_U32 ? sent : MAX_U32;
-	t->flags |= TRANSITION_SENT;
+	c->sent_after_fin = sent < MAX_U32 ? sent : MAX_U32;
+	c->flags |= TRANSITION_SENT;
 }
 
 static __always_inline bool ends_stuck_wait(struct sock *sk, int old)
@@ -246,48 +304,54 @@ static __always_inline __u64 transition_stack(struct sock *sk, int old, int new)
 	return all_closes || ends_stuck_wait(sk, old) ? take_stack() : 0;
 }
 
+/* What the change means for the record, and the record for the change. */
+static __always_inline void step(struct change *c, struct record *rec,
+				 struct sock *sk, __u64 stack)
+{
+	int old = c->old_state, new = c->new_state;
+
+	advance(rec, sk, old, new);
+	if (stack)
+		rec->stacks[new == TCP_SYN_SENT ? STACK_OPEN : STACK_CLOSE] =
+		    stack;
+	if (rec->state == old && rec->since) {
+		c->in_state = c->at - rec->since;
+		c->bound = rec->bound;
+	}
+	enter(rec, c->at, new);
+	if (rec->flags & RECORD_UNBORN) {
+		rec->flags &= ~RECORD_UNBORN;
+		c->flags |= TRANSITION_BORN;
+	}
+	keep_closer(c, rec);
+}
+
 /* A function of its own: its variables leave no room for a walk on the BPF stack. */
 static __noinline void transit(struct sock *sk, int old, int new, __u64 stack)
 {
-	struct transition t = {.old_state = old, .new_state = new};
+	struct change c = {.old_state = old, .new_state = new};
 	struct record *rec;
 
 	/* MPTCP stores the state it has (CLOSE to CLOSE): nothing changed. */
 	if (old == new || !is_tcp(sk))
 		return;
-	t.at = bpf_ktime_get_ns();
+	c.at = bpf_ktime_get_ns();
 	/* On its way out a socket without record gets none: it would die at once. */
 	rec = new == TCP_CLOSE ? record_get(sk) : record_create(sk);
-	if (rec) {
-		advance(rec, sk, old, new);
-		if (stack)
-			rec->stacks[new == TCP_SYN_SENT ? STACK_OPEN
-							: STACK_CLOSE] = stack;
-		if (rec->flags & RECORD_UNBORN)
-			send_birth(rec, sk);
-		fill_transition(&t, rec, sk);
-		enter(rec, t.at, new);
-		if (is_unborn(sk, old, new)) {
-			rec->flags |= RECORD_UNBORN;
-			return;
-		}
-	} else {
-		fill_without_record(&t, sk);
-	}
 	if (old == TCP_CLOSE_WAIT)
-		fill_wait(&t, rec, sk);
-	fill_closer(&t, sk);
-	if (rec)
-		keep_closer(&t, rec);
-	if (makes_time_wait(sk, rec, old, new)) {
-		t.new_state = TCP_TIME_WAIT;
-		t.flags |= TRANSITION_INFERRED;
-		send(&t);
-		/* A second one would leave no room on the BPF stack. */
-		t.new_state = new;
-		t.flags &= ~TRANSITION_INFERRED;
+		fill_wait(&c, rec, sk);
+	fill_closer(&c, sk);
+	if (makes_time_wait(sk, rec, old, new))
+		c.flags |= TRANSITION_TIME_WAIT;
+	if (!rec) {
+		tell_without_record(&c, sk);
+		return;
 	}
-	send(&t);
+	step(&c, rec, sk, stack);
+	if (is_birth(old, new))
+		rec->flags |= RECORD_UNBORN;
+	else if (tell(&c, rec, sk))
+		rec->named = !!rec->evidence;
 }
 
 /*
@@ -327,7 +391,7 @@ static __always_inline int on_state_refused(struct sock *sk, int old, int new)
 		return 0;
 	if (rec && rec->state == new)
 		return 0;
-	count(COUNTER_NESTED);
+	count(COUNTER_NESTED, 1);
 	transit(sk, old, new, 0);
 	return 0;
 }
@@ -335,18 +399,21 @@ static __always_inline int on_state_refused(struct sock *sk, int old, int new)
 /* fentry tcp_time_wait: the mini-socket takes over; the full socket is still whole. */
 static __always_inline int on_time_wait(struct sock *sk)
 {
-	struct transition t = {.new_state = TCP_TIME_WAIT};
+	struct change c = {.new_state = TCP_TIME_WAIT};
 	struct record *rec = record_get(sk);
 
-	t.at = bpf_ktime_get_ns();
-	t.old_state = sk->__sk_common.skc_state;
-	if (rec) {
-		fill_transition(&t, rec, sk);
-		rec->flags |= RECORD_TIME_WAIT;
-	} else {
-		fill_without_record(&t, sk);
+	c.at = bpf_ktime_get_ns();
+	c.old_state = sk->__sk_common.skc_state;
+	if (!rec) {
+		tell_without_record(&c, sk);
+		return 0;
 	}
-	send(&t);
+	if (rec->state == c.old_state && rec->since) {
+		c.in_state = c.at - rec->since;
+		c.bound = rec->bound;
+	}
+	rec->flags |= RECORD_TIME_WAIT;
+	tell(&c, rec, sk);
 	return 0;
 }
 

@@ -226,17 +226,23 @@ type bpfRawStack struct {
 }
 
 type bpfRecord struct {
-	_            structs.HostLayout
-	Cookie       uint64
-	Since        uint64
-	Earliest     uint64
-	EofAt        uint64
-	SentAtFin    uint64
-	Stacks       [4]uint64
-	Flow         bpfFlow
-	Owner        bpfTask
-	EofTask      bpfTask
-	User         bpfTask
+	_         structs.HostLayout
+	Cookie    uint64
+	Since     uint64
+	Earliest  uint64
+	EofAt     uint64
+	SentAtFin uint64
+	Stacks    [4]uint64
+	Flow      bpfFlow
+	Owner     bpfTask
+	EofTask   struct {
+		_     structs.HostLayout
+		Start uint64
+		Tgid  uint32
+		Tid   uint32
+	}
+	UserStart    uint64
+	User         uint32
 	Closer       uint32
 	State        uint8
 	Bound        uint8
@@ -244,7 +250,8 @@ type bpfRecord struct {
 	Evidence     uint8
 	UserEvidence uint8
 	Flags        uint8
-	Pad          [6]uint8
+	Named        uint8
+	Pad          uint8
 }
 
 type bpfRelative struct {
@@ -313,8 +320,14 @@ type bpfSocketRow struct {
 	Stacks       [4]uint64
 	Flow         bpfFlow
 	Owner        bpfTask
-	EofTask      bpfTask
-	User         bpfTask
+	EofTask      struct {
+		_     structs.HostLayout
+		Start uint64
+		Tgid  uint32
+		Tid   uint32
+	}
+	UserStart    uint64
+	User         uint32
 	SndNxt       uint32
 	RcvNxt       uint32
 	RecvQ        uint32
@@ -328,6 +341,7 @@ type bpfSocketRow struct {
 	Shutdown     uint8
 	UserEvidence uint8
 	Pad          [4]uint8
+	PadEnd       uint32
 }
 
 type bpfStack struct {
@@ -372,26 +386,33 @@ const (
 
 type bpfTransition struct {
 	_            structs.HostLayout
-	Kind         uint32
-	Pad          uint32
-	At           uint64
-	Cookie       uint64
-	InState      uint64
-	Cgroup       uint64
-	Stacks       [4]uint64
-	Flow         bpfFlow
-	Owner        bpfTask
-	User         uint32
-	Closer       uint32
-	RecvQ        uint32
-	SentAfterFin uint32
-	Protocol     uint16
+	Kind         uint8
 	OldState     uint8
 	NewState     uint8
 	Bound        uint8
 	Direction    uint8
 	Evidence     uint8
-	Flags        uint8
+	Flags        uint16
+	At           uint64
+	Cookie       uint64
+	InState      uint64
+	Cgroup       uint64
+	Netns        uint32
+	Lport        uint16
+	Rport        uint16
+	Laddr4       [4]uint8
+	Raddr4       [4]uint8
+	OwnerStart   uint64
+	OwnerTgid    uint32
+	OwnerTid     uint32
+	OwnerComm    [16]int8
+	User         uint32
+	Closer       uint32
+	RecvQ        uint32
+	SentAfterFin uint32
+	Laddr        [16]uint8
+	Raddr        [16]uint8
+	Stacks       [4]uint64
 }
 
 type bpfUnwinding uint32
@@ -467,6 +488,7 @@ const (
 	bpfProgState           = "state"
 	bpfProgStateRefused    = "state_refused"
 	bpfProgTimeWait        = "time_wait"
+	bpfVarAcceptsByExit    = "accepts_by_exit"
 	bpfVarAllCloses        = "all_closes"
 	bpfVarChosenTgid       = "chosen_tgid"
 	bpfVarClockJiffies     = "clock_jiffies"
@@ -602,6 +624,7 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	AcceptsByExit    *ebpf.VariableSpec `ebpf:"accepts_by_exit"`
 	AllCloses        *ebpf.VariableSpec `ebpf:"all_closes"`
 	ChosenTgid       *ebpf.VariableSpec `ebpf:"chosen_tgid"`
 	ClockJiffies     *ebpf.VariableSpec `ebpf:"clock_jiffies"`
@@ -714,6 +737,7 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	AcceptsByExit    *ebpf.Variable `ebpf:"accepts_by_exit"`
 	AllCloses        *ebpf.Variable `ebpf:"all_closes"`
 	ChosenTgid       *ebpf.Variable `ebpf:"chosen_tgid"`
 	ClockJiffies     *ebpf.Variable `ebpf:"clock_jiffies"`

@@ -11,10 +11,13 @@ import (
 )
 
 const (
-	transitionSize = int(unsafe.Sizeof(bpfTransition{}))
-	socketRowSize  = int(unsafe.Sizeof(bpfSocketRow{}))
-	holderRowSize  = int(unsafe.Sizeof(bpfHolderRow{}))
-	passedRowSize  = int(unsafe.Sizeof(bpfPassedRow{}))
+	// A transition is as long as its flags say.
+	transitionSize     = int(unsafe.Offsetof(bpfTransition{}.OwnerComm))
+	transitionMoreSize = int(unsafe.Offsetof(bpfTransition{}.Laddr))
+	transitionWideSize = int(unsafe.Sizeof(bpfTransition{}))
+	socketRowSize      = int(unsafe.Sizeof(bpfSocketRow{}))
+	holderRowSize      = int(unsafe.Sizeof(bpfHolderRow{}))
+	passedRowSize      = int(unsafe.Sizeof(bpfPassedRow{}))
 
 	// enum row_kind
 	rowSocket = 1
@@ -31,6 +34,11 @@ const (
 	transitionEOFSeen  = 1 << 3
 	transitionWatched  = 1 << 4
 	transitionSent     = 1 << 5
+	transitionMPTCP    = 1 << 6
+	transitionBorn     = 1 << 7
+	transitionTimeWait = 1 << 8
+	transitionMore     = 1 << 9
+	transitionWide     = 1 << 10
 
 	// enum socket_flags
 	socketBaseline      = 1 << 0
@@ -50,40 +58,80 @@ const (
 )
 
 // decodeTransition fills to from one ring record. It does not keep raw and does not
-// allocate.
-func decodeTransition(raw []byte, to *event.Transition) error {
-	if len(raw) < transitionSize {
-		return fmt.Errorf("decode transition: got %d bytes, want %d", len(raw), transitionSize)
+// allocate. The flags say whether the record tells another transition, which came before
+// (see before), and whether it names the owner.
+func decodeTransition(raw []byte, to *event.Transition) (flags uint16, err error) {
+	// A copy: raw ends before the struct does, mostly.
+	var c bpfTransition
+	n := copy(unsafe.Slice((*byte)(unsafe.Pointer(&c)), transitionWideSize), raw)
+	if n < transitionSize || n < sizeOf(c.Flags) {
+		return 0, fmt.Errorf("decode transition: got %d bytes, want %d or more", len(raw), max(transitionSize, sizeOf(c.Flags)))
 	}
-	// The kernel aligns ring records to 8 bytes and the reader keeps that.
-	c := (*bpfTransition)(unsafe.Pointer(&raw[0]))
 	*to = event.Transition{
 		At:        event.KTime(c.At),
 		Cookie:    event.Cookie(c.Cookie),
-		Flow:      flowOf(&c.Flow, c.Protocol),
+		Flow:      event.Flow{Netns: c.Netns, Protocol: protocolOf(c.Flags)},
 		Old:       event.State(c.OldState),
 		New:       event.State(c.NewState),
 		InState:   time.Duration(c.InState),
 		InBound:   event.Bound(c.Bound),
 		Direction: event.Direction(c.Direction),
-		Owner:     taskOf(&c.Owner),
+		Owner:     event.Task{Pid: c.OwnerTgid, Tid: c.OwnerTid, Start: event.BootTime(c.OwnerStart)},
 		Evidence:  event.Evidence(c.Evidence),
 		Cgroup:    c.Cgroup,
-		User:      c.User,
-		Closer:    c.Closer,
 		Exiting:   c.Flags&transitionExiting != 0,
-		Stacks:    stacksOf(&c.Stacks),
 
-		RecvQ:        c.RecvQ,
-		SentAfterFin: c.SentAfterFin,
-		EOFSeen:      c.Flags&transitionEOFSeen != 0,
-		EOFWatched:   c.Flags&transitionWatched != 0,
-		SentKnown:    c.Flags&transitionSent != 0,
+		EOFSeen:    c.Flags&transitionEOFSeen != 0,
+		EOFWatched: c.Flags&transitionWatched != 0,
+		SentKnown:  c.Flags&transitionSent != 0,
 
 		Inferred: c.Flags&transitionInferred != 0,
 		Subflow:  c.Flags&transitionSubflow != 0,
 	}
-	return nil
+	if c.Flags&transitionMore != 0 {
+		to.Owner.Comm = *(*event.Comm)(unsafe.Pointer(&c.OwnerComm))
+		to.User, to.Closer, to.RecvQ, to.SentAfterFin = c.User, c.Closer, c.RecvQ, c.SentAfterFin
+	}
+	if c.Flags&transitionWide != 0 {
+		to.Flow.Local = addrPort(c.Laddr, c.Lport)
+		to.Flow.Remote = addrPort(c.Raddr, c.Rport)
+		to.Stacks = stacksOf(&c.Stacks)
+	} else {
+		to.Flow.Local = netip.AddrPortFrom(netip.AddrFrom4(c.Laddr4), c.Lport)
+		to.Flow.Remote = netip.AddrPortFrom(netip.AddrFrom4(c.Raddr4), c.Rport)
+	}
+	return c.Flags, nil
+}
+
+func sizeOf(flags uint16) int {
+	switch {
+	case flags&transitionWide != 0:
+		return transitionWideSize
+	case flags&transitionMore != 0:
+		return transitionMoreSize
+	default:
+		return transitionSize
+	}
+}
+
+func protocolOf(flags uint16) event.Protocol {
+	if flags&transitionMPTCP != 0 {
+		return event.MPTCP
+	}
+	return event.TCP
+}
+
+// before is the transition that the record of tr tells beside it.
+func before(tr *event.Transition, flags uint16) event.Transition {
+	first := *tr
+	if flags&transitionBorn != 0 {
+		first.Old, first.New = event.Listen, event.SynRecv
+		first.At = tr.At.Add(-tr.InState)
+		first.InState, first.InBound = 0, event.BoundUnknown
+		return first
+	}
+	first.New, first.Inferred = event.TimeWait, true
+	return first
 }
 
 // rows is where decodeRows puts what it reads.
@@ -160,7 +208,7 @@ func decodeSocket(c *bpfSocketRow, s *event.Socket) {
 	s.QueuesKnown = c.Flags&socketQueues != 0
 	s.EOFSeen = c.EofAt != 0
 	s.EOFAt = event.KTime(c.EofAt)
-	s.EOFTask = taskOf(&c.EofTask)
+	s.EOFTask = event.Task{Pid: c.EofTask.Tgid, Tid: c.EofTask.Tid, Start: event.BootTime(c.EofTask.Start)}
 	s.EOFWatched = c.Flags&socketWatched != 0
 	s.SentAfterFin = c.SentAfterFin
 	s.SentKnown = c.Flags&socketSent != 0
@@ -181,7 +229,7 @@ func decodeSocket(c *bpfSocketRow, s *event.Socket) {
 	s.Stacks = stacksOf(&c.Stacks)
 	s.Owner = taskOf(&c.Owner)
 	s.Evidence = event.Evidence(c.Evidence)
-	s.User = taskOf(&c.User)
+	s.User = event.Task{Pid: c.User, Start: event.BootTime(c.UserStart)}
 	s.UserEvidence = event.Evidence(c.UserEvidence)
 	s.Direction = event.Direction(c.Direction)
 	s.WasConnected = c.Flags&socketConnected != 0
@@ -266,11 +314,15 @@ func decodeHolder(c *bpfHolderRow) event.Holder {
 	}
 }
 
-// flowOf turns ::ffff:a.b.c.d into IPv4: the wire's family, whatever the socket's.
+// addrPort turns ::ffff:a.b.c.d into IPv4: the wire's family, whatever the socket's.
+func addrPort(addr [16]uint8, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(addr).Unmap(), port)
+}
+
 func flowOf(c *bpfFlow, protocol uint16) event.Flow {
 	return event.Flow{
-		Local:    netip.AddrPortFrom(netip.AddrFrom16(c.Laddr).Unmap(), c.Lport),
-		Remote:   netip.AddrPortFrom(netip.AddrFrom16(c.Raddr).Unmap(), c.Rport),
+		Local:    addrPort(c.Laddr, c.Lport),
+		Remote:   addrPort(c.Raddr, c.Rport),
 		Netns:    c.Netns,
 		Protocol: event.Protocol(protocol),
 	}

@@ -22,26 +22,83 @@ func mapped(a, b, c, d byte) [16]uint8 {
 }
 
 func TestDecodeTransition(t *testing.T) {
-	raw := bpfTransition{At: 7, Cookie: 11, InState: 13, Cgroup: 17, Protocol: 262, OldState: 1, NewState: 8, Bound: 1, Direction: 2, Evidence: 3, Flags: 1 | 1<<2 | 1<<4 | 1<<5, User: 41, Closer: 43, RecvQ: 47, SentAfterFin: 53}
-	raw.Flow = bpfFlow{Laddr: mapped(127, 0, 0, 1), Raddr: [16]uint8{15: 1}, Netns: 19, Lport: 80, Rport: 23}
-	raw.Owner = bpfTask{Start: 29, Tgid: 31, Tid: 37, Comm: [16]int8{'n', 'c'}}
-	want := event.Transition{
+	raw := bpfTransition{
+		At: 7, Cookie: 11, InState: 13, Cgroup: 17, OldState: 1, NewState: 8, Bound: 1, Direction: 2, Evidence: 3,
+		Netns: 19, Lport: 80, Rport: 23, Laddr4: [4]uint8{127, 0, 0, 1}, Raddr4: [4]uint8{127, 0, 0, 3},
+		OwnerStart: 29, OwnerTgid: 31, OwnerTid: 37, OwnerComm: [16]int8{'n', 'c'},
+		User: 41, Closer: 43, RecvQ: 47, SentAfterFin: 53,
+		Laddr: mapped(127, 0, 0, 1), Raddr: [16]uint8{15: 1}, Stacks: [4]uint64{59, 61, 67, 71},
+	}
+	base := event.Transition{
 		At: 7, Cookie: 11, InState: 13, Cgroup: 17, Old: event.Established, New: event.CloseWait,
-		InBound: event.Exact, Direction: event.Out, Evidence: event.EvidenceRead, Inferred: true,
+		InBound: event.Exact, Direction: event.Out, Evidence: event.EvidenceRead,
 		Flow: event.Flow{
-			Local: netip.MustParseAddrPort("127.0.0.1:80"), Remote: netip.MustParseAddrPort("[::1]:23"),
-			Netns: 19, Protocol: event.MPTCP,
+			Local: netip.MustParseAddrPort("127.0.0.1:80"), Remote: netip.MustParseAddrPort("127.0.0.3:23"),
+			Netns: 19, Protocol: event.TCP,
 		},
-		Owner: event.Task{Start: 29, Pid: 31, Tid: 37, Comm: event.MakeComm("nc")},
-		User:  41, Closer: 43, Exiting: true,
-		RecvQ: 47, SentAfterFin: 53, EOFWatched: true, SentKnown: true,
+		Owner: event.Task{Start: 29, Pid: 31, Tid: 37},
 	}
-	var got event.Transition
-	if err := decodeTransition(bytesOf(&raw), &got); err != nil || got != want {
-		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
+	more := base
+	more.Owner.Comm = event.MakeComm("nc")
+	more.User, more.Closer, more.RecvQ, more.SentAfterFin = 41, 43, 47, 53
+	wide := more
+	wide.Flow.Remote = netip.MustParseAddrPort("[::1]:23")
+	wide.Flow.Protocol = event.MPTCP
+	wide.Stacks = event.Stacks{59, 61, 67, 71}
+	wide.Inferred, wide.Exiting, wide.EOFWatched, wide.SentKnown = true, true, true, true
+	for _, c := range []struct {
+		flags uint16
+		size  int
+		want  event.Transition
+	}{
+		{0, transitionSize, base},
+		{transitionMore, transitionMoreSize, more},
+		{
+			transitionMore | transitionWide | transitionInferred | transitionExiting | transitionWatched | transitionSent | transitionMPTCP,
+			transitionWideSize, wide,
+		},
+	} {
+		raw.Flags = c.flags
+		var got event.Transition
+		if flags, err := decodeTransition(bytesOf(&raw)[:c.size], &got); err != nil || got != c.want || flags != c.flags {
+			t.Errorf("flags %x: got %+v, %v\nwant %+v", c.flags, got, err, c.want)
+		}
+		if _, err := decodeTransition(bytesOf(&raw)[:c.size-1], &got); err == nil {
+			t.Errorf("flags %x: a short record was decoded", c.flags)
+		}
 	}
-	if err := decodeTransition(make([]byte, transitionSize-1), &got); err == nil {
-		t.Error("a short record was decoded")
+}
+
+// One record tells two transitions where one always follows from the other.
+func TestTransitionBefore(t *testing.T) {
+	tr := event.Transition{At: 23, InState: 7, InBound: event.Exact, Old: event.SynRecv, New: event.Established}
+	first := before(&tr, transitionBorn)
+	if want := (event.Transition{At: 16, Old: event.Listen, New: event.SynRecv}); first != want {
+		t.Errorf("born: got %+v, want %+v", first, want)
+	}
+	tr.Old, tr.New = event.FinWait2, event.Close
+	want := tr
+	want.New, want.Inferred = event.TimeWait, true
+	if first = before(&tr, transitionTimeWait); first != want {
+		t.Errorf("TIME_WAIT: got %+v, want %+v", first, want)
+	}
+}
+
+// A name is told once and known from then on, until the process has another.
+func TestComms(t *testing.T) {
+	c := comms{}
+	name := func(pid uint32, told string) string {
+		task := event.Task{Pid: pid, Start: 7, Comm: event.MakeComm(told)}
+		c.learn(&task, told != "")
+		return task.Comm.String()
+	}
+	for i, step := range []struct {
+		pid        uint32
+		told, want string
+	}{{2, "", ""}, {2, "nc", "nc"}, {2, "", "nc"}, {3, "", ""}, {2, "cat", "cat"}, {2, "", "cat"}} {
+		if got := name(step.pid, step.told); got != step.want {
+			t.Errorf("step %d: %q, want %q", i, got, step.want)
+		}
 	}
 }
 
@@ -127,8 +184,8 @@ func FuzzDecode(f *testing.F) {
 			t.Error("more passed than rows")
 		}
 		var tr event.Transition
-		if err := decodeTransition(raw, &tr); (err == nil) != (len(b) >= transitionSize) {
-			t.Errorf("%d bytes: %v", len(b), err)
+		if _, err := decodeTransition(raw, &tr); err == nil && len(b) < transitionSize {
+			t.Errorf("%d bytes were decoded", len(b))
 		}
 	})
 }
@@ -171,11 +228,11 @@ func TestParseRelease(t *testing.T) {
 }
 
 func BenchmarkDecodeTransition(b *testing.B) {
-	raw := bytesOf(&bpfTransition{OldState: 1, NewState: 8, Protocol: 6})
+	raw := bytesOf(&bpfTransition{OldState: 1, NewState: 8, OwnerTgid: 7})[:transitionSize]
 	var tr event.Transition
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := decodeTransition(raw, &tr); err != nil {
+		if _, err := decodeTransition(raw, &tr); err != nil {
 			b.Fatal(err)
 		}
 	}

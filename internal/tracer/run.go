@@ -2,7 +2,6 @@ package tracer
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -49,12 +48,12 @@ func (t *Tracer) Drain(emit func(*event.Transition) error) error {
 	return t.read(time.Unix(1, 0), t.reader.AvailableBytes(), emit)
 }
 
-// kindOf reads enum ring_kind; what is too short counts as a transition and is dropped.
-func kindOf(raw []byte) uint32 {
-	if len(raw) < 8 {
+// kindOf reads enum ring_kind; what is empty counts as a transition and is dropped.
+func kindOf(raw []byte) uint8 {
+	if len(raw) == 0 {
 		return ringTransition
 	}
-	return binary.NativeEndian.Uint32(raw)
+	return raw[0]
 }
 
 const (
@@ -90,14 +89,41 @@ func (t *Tracer) read(deadline time.Time, left int, emit func(*event.Transition)
 			}
 			continue
 		}
-		if err := decodeTransition(rec.RawSample, &tr); err != nil {
-			t.dropped.Add(1)
-			continue
-		}
-		t.received.Add(1)
-		if err := emit(&tr); err != nil {
+		if err := t.hand(rec.RawSample, &tr, emit); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// hand decodes one record and hands over the one or two transitions in it.
+func (t *Tracer) hand(raw []byte, tr *event.Transition, emit func(*event.Transition) error) error {
+	flags, err := decodeTransition(raw, tr)
+	if err != nil {
+		t.dropped.Add(1)
+		return nil
+	}
+	if tr.Owner.Known() {
+		t.comms.learn(&tr.Owner, flags&transitionMore != 0)
+	}
+	t.received.Add(1)
+	if flags&(transitionBorn|transitionTimeWait) == 0 {
+		return emit(tr)
+	}
+	t.received.Add(1)
+	if first := before(tr, flags); t.wantsStates(&first) {
+		if err := emit(&first); err != nil {
+			return err
+		}
+	}
+	if !t.wantsStates(tr) {
+		return nil
+	}
+	return emit(tr)
+}
+
+// wantsStates chooses among the two transitions of a record; the kernel chose records.
+func (t *Tracer) wantsStates(tr *event.Transition) bool {
+	want := t.cfg.Filter.States
+	return want == 0 || want.Has(tr.Old) || want.Has(tr.New)
 }

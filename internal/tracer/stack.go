@@ -491,7 +491,7 @@ func keyFrom(c *bpfFileKey) object.Key {
 }
 
 // takeStack hands everything that is no transition to the sink.
-func (t *Tracer) takeStack(kind uint32, raw []byte) error {
+func (t *Tracer) takeStack(kind uint8, raw []byte) error {
 	sink := t.cfg.Stacks.Sink
 	if sink == nil {
 		return fmt.Errorf("record of kind %d: nobody wants it", kind)

@@ -34,6 +34,9 @@ type Tracer struct {
 	// users are the processes that held sockets when the watching began.
 	users map[uint32]bool
 
+	// comms belong to whoever reads the ring.
+	comms comms
+
 	// received counts records decoded, dropped those that could not be.
 	received, dropped, stacksDropped atomic.Uint64
 
@@ -60,7 +63,7 @@ func Open(cfg Config) (_ *Tracer, err error) {
 	// Best effort: needed before 5.11 only, and may be forbidden.
 	_ = rlimit.RemoveMemlock()
 
-	t := &Tracer{cfg: cfg, iters: map[string]*link.Iter{}}
+	t := &Tracer{cfg: cfg, iters: map[string]*link.Iter{}, comms: comms{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())
@@ -212,7 +215,10 @@ func (t *Tracer) attach(l *loader, h *hook) error {
 func (t *Tracer) tell(fact string, have map[string]string) error {
 	switch fact {
 	case factAccept:
-		return t.set("own_by_io", flag(have[factAccept] != "inet_csk_accept"))
+		by := have[factAccept]
+		return errors.Join(
+			t.set("own_by_io", flag(by != "inet_csk_accept")),
+			t.set("accepts_by_exit", flag(by != "" && by != "inet_csk_accept")))
 	case factRead:
 		return t.set("watch_eof", watched(have[factRead]))
 	}
