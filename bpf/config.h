@@ -15,6 +15,9 @@ const volatile __u32 hz;
  */
 const volatile __u64 wake_bytes;
 
+/* Fixed at load: before 6.1 an interrupt can run a program in the middle of itself. */
+const volatile __u8 may_nest;
+
 /* How user stacks are walked. */
 enum unwinding {
 	UNWINDER_NONE,	 /* no stacks are taken */

@@ -7,8 +7,8 @@
 
 /*
  * transitions and stacks, to user space.
- * Inserts: ring_write, send_stack, send_raw, tell_life. Deletes: the reader. Full: counted as LOST; the next
- * snapshot repairs the reader's table. Go sets the size.
+ * Inserts: ring_write, send_stack, send_raw, tell_life. Deletes: the reader. Full: transitions go to
+ * the overflow, stacks are counted as lost. Go sets the size.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -16,17 +16,40 @@ struct {
 } ring SEC(".maps");
 
 /*
- * 0, or the ring was full. The reader is woken where the line is crossed and not again above
- * it: it is on its way then, or busy, and comes by itself.
+ * transitions for which the ring had no room: the reader is late. The ring is small, so that
+ * it stays in the processor's cache; this one is as large as it need be, and rarely touched.
+ * Inserts: ring_write. Deletes: the reader, after the ring. Full: counted as LOST. Go sets the
+ * size.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 8 << 20);
+} overflow SEC(".maps");
+
+/*
+ * Set when the ring is full: what comes then goes to the overflow, behind what is there. Go
+ * resets it when it has read both.
+ */
+__u8 overflowing;
+
+/*
+ * 0, or both are full. The reader is woken where the line is crossed and not again above it: it
+ * is on its way then, or busy, and comes by itself.
  */
 static __always_inline long ring_write(void *from, __u64 n)
 {
-	__u64 waiting = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
+	__u64 waiting;
 
-	return bpf_ringbuf_output(&ring, from, n,
-				  waiting - wake_bytes < WAKE_ZONE
-				      ? BPF_RB_FORCE_WAKEUP
-				      : BPF_RB_NO_WAKEUP);
+	if (!overflowing) {
+		waiting = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
+		if (!bpf_ringbuf_output(&ring, from, n,
+					waiting - wake_bytes < WAKE_ZONE
+					    ? BPF_RB_FORCE_WAKEUP
+					    : BPF_RB_NO_WAKEUP))
+			return 0;
+		overflowing = 1;
+	}
+	return bpf_ringbuf_output(&overflow, from, n, BPF_RB_NO_WAKEUP);
 }
 
 #endif

@@ -149,19 +149,20 @@ static __noinline long send(const struct change *c, const struct record *rec,
 	return ring_write(&t, offsetof(struct transition, owner_comm));
 }
 
+/* here: where the state program counts; NULL in others. */
 static __always_inline bool tell(struct change *c, const struct record *rec,
-				 struct sock *sk)
+				 struct sock *sk, struct handled *here)
 {
 	__u32 transitions;
 
 	if (only_closes)
 		c->flags &= ~TRANSITION_TWO;
 	if (!wanted(c, rec)) {
-		count(COUNTER_FILTERED, 1);
+		count_here(here ? &here->filtered : NULL, COUNTER_FILTERED, 1);
 		return false;
 	}
 	transitions = c->flags & TRANSITION_TWO ? 2 : 1;
-	count(COUNTER_MADE, transitions);
+	count_here(here ? &here->made : NULL, COUNTER_MADE, transitions);
 	if (!send(c, rec, sk))
 		return true;
 	count(COUNTER_LOST, transitions);
@@ -177,7 +178,7 @@ static __noinline void tell_without_record(struct change *c, struct sock *sk)
 	fill_flow(&rec.flow, &sk->__sk_common);
 	if (!rec.flow.lport)
 		rec.flow.lport = former_port(sk);
-	tell(c, &rec, sk);
+	tell(c, &rec, sk, NULL);
 }
 
 /*
@@ -327,7 +328,8 @@ static __always_inline void step(struct change *c, struct record *rec,
 }
 
 /* A function of its own: its variables leave no room for a walk on the BPF stack. */
-static __noinline void transit(struct sock *sk, int old, int new, __u64 stack)
+static __noinline void transit(struct sock *sk, int old, int new, __u64 stack,
+			       struct handled *here)
 {
 	struct change c = {.old_state = old, .new_state = new};
 	struct record *rec;
@@ -350,7 +352,7 @@ static __noinline void transit(struct sock *sk, int old, int new, __u64 stack)
 	step(&c, rec, sk, stack);
 	if (is_birth(old, new))
 		rec->flags |= RECORD_UNBORN;
-	else if (tell(&c, rec, sk))
+	else if (tell(&c, rec, sk, here))
 		rec->named = !!rec->evidence;
 }
 
@@ -371,7 +373,7 @@ static __always_inline int on_state(struct sock *sk, int old, int new)
 	last->new_state = new;
 	/* An interrupt must find this done. */
 	barrier();
-	transit(sk, old, new, transition_stack(sk, old, new));
+	transit(sk, old, new, transition_stack(sk, old, new), last);
 	return 0;
 }
 
@@ -392,7 +394,7 @@ static __always_inline int on_state_refused(struct sock *sk, int old, int new)
 	if (rec && rec->state == new)
 		return 0;
 	count(COUNTER_NESTED, 1);
-	transit(sk, old, new, 0);
+	transit(sk, old, new, 0, NULL);
 	return 0;
 }
 
@@ -413,7 +415,7 @@ static __always_inline int on_time_wait(struct sock *sk)
 		c.bound = rec->bound;
 	}
 	rec->flags |= RECORD_TIME_WAIT;
-	tell(&c, rec, sk);
+	tell(&c, rec, sk, NULL);
 	return 0;
 }
 

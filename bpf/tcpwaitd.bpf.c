@@ -48,6 +48,7 @@ const struct raw_stack *unused_raw_stack __attribute__((unused));
 const struct life *unused_life __attribute__((unused));
 const struct mapping_row *unused_mapping_row __attribute__((unused));
 const enum unwinding *unused_unwinding __attribute__((unused));
+const struct handled *unused_handled __attribute__((unused));
 const struct flow *unused_flow __attribute__((unused));
 const enum counter *unused_counter __attribute__((unused));
 const enum evidence *unused_evidence __attribute__((unused));

@@ -120,6 +120,8 @@ type bpfHandled struct {
 	Sk       uint64
 	OldState uint32
 	NewState uint32
+	Made     uint64
+	Filtered uint64
 }
 
 type bpfHolderRow struct {
@@ -455,6 +457,7 @@ const (
 	bpfMapLatest           = "latest"
 	bpfMapLports           = "lports"
 	bpfMapMemos            = "memos"
+	bpfMapOverflow         = "overflow"
 	bpfMapPassing          = "passing"
 	bpfMapPids             = "pids"
 	bpfMapQueued           = "queued"
@@ -496,7 +499,9 @@ const (
 	bpfVarFamilyRoot       = "family_root"
 	bpfVarFilter           = "filter"
 	bpfVarHz               = "hz"
+	bpfVarMayNest          = "may_nest"
 	bpfVarOnlyCloses       = "only_closes"
+	bpfVarOverflowing      = "overflowing"
 	bpfVarOwnByIo          = "own_by_io"
 	bpfVarRelativesFound   = "relatives_found"
 	bpfVarSnapshotHeld     = "snapshot_held"
@@ -512,6 +517,7 @@ const (
 	bpfVarUnusedDirection  = "unused_direction"
 	bpfVarUnusedEvidence   = "unused_evidence"
 	bpfVarUnusedFlow       = "unused_flow"
+	bpfVarUnusedHandled    = "unused_handled"
 	bpfVarUnusedHolderRow  = "unused_holder_row"
 	bpfVarUnusedKin        = "unused_kin"
 	bpfVarUnusedLife       = "unused_life"
@@ -605,6 +611,7 @@ type bpfMapSpecs struct {
 	Latest         *ebpf.MapSpec `ebpf:"latest"`
 	Lports         *ebpf.MapSpec `ebpf:"lports"`
 	Memos          *ebpf.MapSpec `ebpf:"memos"`
+	Overflow       *ebpf.MapSpec `ebpf:"overflow"`
 	Passing        *ebpf.MapSpec `ebpf:"passing"`
 	Pids           *ebpf.MapSpec `ebpf:"pids"`
 	Queued         *ebpf.MapSpec `ebpf:"queued"`
@@ -632,7 +639,9 @@ type bpfVariableSpecs struct {
 	FamilyRoot       *ebpf.VariableSpec `ebpf:"family_root"`
 	Filter           *ebpf.VariableSpec `ebpf:"filter"`
 	Hz               *ebpf.VariableSpec `ebpf:"hz"`
+	MayNest          *ebpf.VariableSpec `ebpf:"may_nest"`
 	OnlyCloses       *ebpf.VariableSpec `ebpf:"only_closes"`
+	Overflowing      *ebpf.VariableSpec `ebpf:"overflowing"`
 	OwnByIo          *ebpf.VariableSpec `ebpf:"own_by_io"`
 	RelativesFound   *ebpf.VariableSpec `ebpf:"relatives_found"`
 	SnapshotHeld     *ebpf.VariableSpec `ebpf:"snapshot_held"`
@@ -648,6 +657,7 @@ type bpfVariableSpecs struct {
 	UnusedDirection  *ebpf.VariableSpec `ebpf:"unused_direction"`
 	UnusedEvidence   *ebpf.VariableSpec `ebpf:"unused_evidence"`
 	UnusedFlow       *ebpf.VariableSpec `ebpf:"unused_flow"`
+	UnusedHandled    *ebpf.VariableSpec `ebpf:"unused_handled"`
 	UnusedHolderRow  *ebpf.VariableSpec `ebpf:"unused_holder_row"`
 	UnusedKin        *ebpf.VariableSpec `ebpf:"unused_kin"`
 	UnusedLife       *ebpf.VariableSpec `ebpf:"unused_life"`
@@ -693,6 +703,7 @@ type bpfMaps struct {
 	Latest         *ebpf.Map `ebpf:"latest"`
 	Lports         *ebpf.Map `ebpf:"lports"`
 	Memos          *ebpf.Map `ebpf:"memos"`
+	Overflow       *ebpf.Map `ebpf:"overflow"`
 	Passing        *ebpf.Map `ebpf:"passing"`
 	Pids           *ebpf.Map `ebpf:"pids"`
 	Queued         *ebpf.Map `ebpf:"queued"`
@@ -717,6 +728,7 @@ func (m *bpfMaps) Close() error {
 		m.Latest,
 		m.Lports,
 		m.Memos,
+		m.Overflow,
 		m.Passing,
 		m.Pids,
 		m.Queued,
@@ -745,7 +757,9 @@ type bpfVariables struct {
 	FamilyRoot       *ebpf.Variable `ebpf:"family_root"`
 	Filter           *ebpf.Variable `ebpf:"filter"`
 	Hz               *ebpf.Variable `ebpf:"hz"`
+	MayNest          *ebpf.Variable `ebpf:"may_nest"`
 	OnlyCloses       *ebpf.Variable `ebpf:"only_closes"`
+	Overflowing      *ebpf.Variable `ebpf:"overflowing"`
 	OwnByIo          *ebpf.Variable `ebpf:"own_by_io"`
 	RelativesFound   *ebpf.Variable `ebpf:"relatives_found"`
 	SnapshotHeld     *ebpf.Variable `ebpf:"snapshot_held"`
@@ -761,6 +775,7 @@ type bpfVariables struct {
 	UnusedDirection  *ebpf.Variable `ebpf:"unused_direction"`
 	UnusedEvidence   *ebpf.Variable `ebpf:"unused_evidence"`
 	UnusedFlow       *ebpf.Variable `ebpf:"unused_flow"`
+	UnusedHandled    *ebpf.Variable `ebpf:"unused_handled"`
 	UnusedHolderRow  *ebpf.Variable `ebpf:"unused_holder_row"`
 	UnusedKin        *ebpf.Variable `ebpf:"unused_kin"`
 	UnusedLife       *ebpf.Variable `ebpf:"unused_life"`

@@ -14,8 +14,8 @@ type Config struct {
 	Filter event.Filter
 	// Live attaches the hooks that watch; without it only Snapshot works.
 	Live bool
-	// RingBytes is the size of the ring buffer, a power of two and of the page size;
-	// 0 is 8 MiB, which is 70,000 transitions.
+	// RingBytes is the size of each of the two ring buffers, a power of two and of the page
+	// size. 0 is what is best: see ringBytes.
 	RingBytes int
 	// SyscallAccept adds the syscall-exit tracepoints of accept where no better hook
 	// attaches. They slow every system call of the host a little.
@@ -39,32 +39,41 @@ type Config struct {
 }
 
 const (
-	defaultRingBytes = 8 << 20
+	// smallRing stays in the processor's cache, which halves the cost of writing to it; it
+	// holds 40 ms of the highest rate measured (270,000 transitions in a second).
+	smallRing = 1 << 20
+	// largeRing holds 80,000 transitions or more.
+	largeRing = 8 << 20
 	// A snapshot needs no ring, the kernel wants one page.
-	idleRingBytes = 4096
-	portWords     = 1024
-	maxPids       = 1024
+	idleRing  = 4096
+	portWords = 1024
+	maxPids   = 1024
 )
 
-func (c *Config) ringBytes() int {
+// ringBytes are the sizes of the ring and of the one that takes over when it is full. Stacks
+// are large, and go to the first.
+func (c *Config) ringBytes() (ring, overflow int) {
 	switch {
 	case !c.Live:
-		return idleRingBytes
-	case c.RingBytes == 0:
-		return defaultRingBytes
+		return idleRing, idleRing
+	case c.RingBytes != 0:
+		return c.RingBytes, c.RingBytes
+	case c.Stacks.Sink != nil:
+		return largeRing, idleRing
 	default:
-		return c.RingBytes
+		return smallRing, largeRing
 	}
 }
 
 // apply writes what the verifier and the maps need before loading.
 func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
-	ring := c.ringBytes()
+	ring, overflow := c.ringBytes()
 	spec.Maps["ring"].MaxEntries = uint32(ring)
+	spec.Maps["overflow"].MaxEntries = uint32(overflow)
 	f := &c.Filter
 	constants := map[string]any{
 		"hz": hz,
-		// Wake at a quarter: the rest is room for what comes while the reader starts.
+		// Wake at a quarter: the rest is room for what comes until the reader runs.
 		"wake_bytes":  uint64(ring / 4),
 		"track_users": flag(c.Users),
 		"family_root": c.Family,

@@ -29,7 +29,10 @@ func (t *Tracer) Run(ctx context.Context, emit func(*event.Transition) error, id
 		return errSnapshotOnly
 	}
 	for ctx.Err() == nil {
-		if err := t.read(time.Now().Add(pollEvery), maxBatch, emit); err != nil {
+		if err := t.read(t.reader, time.Now().Add(pollEvery), maxBatch, emit); err != nil {
+			return err
+		}
+		if err := t.readOverflow(emit); err != nil {
 			return err
 		}
 		if err := idle(); err != nil {
@@ -39,13 +42,31 @@ func (t *Tracer) Run(ctx context.Context, emit func(*event.Transition) error, id
 	return nil
 }
 
-// Drain hands over what is in the ring now, without waiting for more. What is written
+// Drain hands over what is in the rings now, without waiting for more. What is written
 // meanwhile is left, so that it ends however busy the host is.
 func (t *Tracer) Drain(emit func(*event.Transition) error) error {
 	if t.reader == nil {
 		return errSnapshotOnly
 	}
-	return t.read(time.Unix(1, 0), t.reader.AvailableBytes(), emit)
+	for _, r := range []*ringbuf.Reader{t.reader, t.overflow} {
+		if err := t.read(r, past, r.AvailableBytes(), emit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readOverflow hands over what did not find room in the ring, once that has been read. Only
+// then the kernel goes back to the ring: what a socket did later comes later.
+func (t *Tracer) readOverflow(emit func(*event.Transition) error) error {
+	waiting := t.overflow.AvailableBytes()
+	if waiting == 0 || t.reader.AvailableBytes() > 0 {
+		return nil
+	}
+	if err := t.read(t.overflow, past, waiting, emit); err != nil {
+		return err
+	}
+	return t.set("overflowing", flag(false))
 }
 
 // kindOf reads enum ring_kind; what is empty counts as a transition and is dropped.
@@ -65,14 +86,17 @@ const (
 
 var errSnapshotOnly = errors.New("read transitions: the tracer was opened for snapshots only")
 
+// past is a deadline that does not wait.
+var past = time.Unix(1, 0)
+
 // read waits for the deadline, or for the ring to fill up, then reads until the ring is
 // empty or left bytes of it were handed over.
-func (t *Tracer) read(deadline time.Time, left int, emit func(*event.Transition) error) error {
+func (t *Tracer) read(from *ringbuf.Reader, deadline time.Time, left int, emit func(*event.Transition) error) error {
 	var rec ringbuf.Record
 	var tr event.Transition
-	t.reader.SetDeadline(deadline)
+	from.SetDeadline(deadline)
 	for left >= 0 {
-		err := t.reader.ReadInto(&rec)
+		err := from.ReadInto(&rec)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil

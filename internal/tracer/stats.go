@@ -59,6 +59,14 @@ func (t *Tracer) Stats() (Stats, error) {
 			*to += n
 		}
 	}
+	var here []bpfHandled
+	if err := t.maps.Maps["latest"].Lookup(uint32(0), &here); err != nil {
+		return s, fmt.Errorf("read counters of the state program: %w", err)
+	}
+	for i := range here {
+		s.Made += here[i].Made
+		s.Filtered += here[i].Filtered
+	}
 	s.StacksLost += t.stacksDropped.Load()
 	for _, coll := range t.progs {
 		for name, prog := range coll.Programs {

@@ -21,13 +21,14 @@ import (
 
 // Tracer is a set of loaded programs. Open makes it, Close ends it.
 type Tracer struct {
-	cfg    Config
-	maps   *ebpf.Collection
-	progs  []*ebpf.Collection
-	links  []link.Link
-	hooks  []hookResult
-	iters  map[string]*link.Iter
-	reader *ringbuf.Reader
+	cfg   Config
+	maps  *ebpf.Collection
+	progs []*ebpf.Collection
+	links []link.Link
+	hooks []hookResult
+	iters map[string]*link.Iter
+	// reader reads the ring, overflow what found no room there.
+	reader, overflow *ringbuf.Reader
 
 	unwinder    Unwinder
 	unwinderWhy string
@@ -75,7 +76,7 @@ func Open(cfg Config) (_ *Tracer, err error) {
 		return nil, &CannotRunError{Cause: "cannot read the kernel's BTF", Cure: cureBTF, Err: err}
 	}
 	t.chooseUnwinder(types)
-	spec, err := t.load()
+	spec, err := t.load(types)
 	if err != nil {
 		return nil, err
 	}
@@ -85,9 +86,11 @@ func Open(cfg Config) (_ *Tracer, err error) {
 	if !cfg.Live {
 		return t, nil
 	}
-	t.reader, err = ringbuf.NewReader(t.maps.Maps["ring"])
-	if err != nil {
+	if t.reader, err = ringbuf.NewReader(t.maps.Maps["ring"]); err != nil {
 		return nil, fmt.Errorf("open ring: %w", err)
+	}
+	if t.overflow, err = ringbuf.NewReader(t.maps.Maps["overflow"]); err != nil {
+		return nil, fmt.Errorf("open overflow ring: %w", err)
 	}
 	if err := t.findFamily(); err != nil {
 		return nil, err
@@ -107,7 +110,7 @@ func (t *Tracer) chooseUnwinder(types *btf.Spec) {
 }
 
 // load makes the maps every program shares.
-func (t *Tracer) load() (*ebpf.CollectionSpec, error) {
+func (t *Tracer) load(types *btf.Spec) (*ebpf.CollectionSpec, error) {
 	spec, err := loadBpf()
 	if err != nil {
 		return nil, fmt.Errorf("read embedded programs: %w", err)
@@ -116,7 +119,7 @@ func (t *Tracer) load() (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, cannotLoad(err)
 	}
-	if err := t.cfg.apply(spec, hz); err != nil {
+	if err := errors.Join(t.cfg.apply(spec, hz), setMayNest(spec, types)); err != nil {
 		return nil, err
 	}
 	if err := t.cfg.Stacks.apply(spec, t.unwinder); err != nil {
@@ -127,6 +130,17 @@ func (t *Tracer) load() (*ebpf.CollectionSpec, error) {
 		return nil, cannotLoad(err)
 	}
 	return spec, t.cfg.fill(t.maps.Maps)
+}
+
+// setMayNest: the function came with the kernel's refusal to run a tracing program in the
+// middle of itself.
+func setMayNest(spec *ebpf.CollectionSpec, types *btf.Spec) error {
+	var counts *btf.Func
+	refuses := types.TypeByName("bpf_prog_inc_misses_counter", &counts) == nil
+	if err := spec.Variables["may_nest"].Set(flag(!refuses)); err != nil {
+		return fmt.Errorf("set may_nest: %w", err)
+	}
+	return nil
 }
 
 // attachAll goes through the hook table: the first way that works gives the fact.
@@ -259,8 +273,10 @@ func (t *Tracer) Close() error {
 		// Links first: nothing new arrives. Then the reader, so that a Run in
 		// progress ends. Programs and maps last, they are in use until then.
 		errs := closeLinks(t.links)
-		if t.reader != nil {
-			errs = append(errs, t.reader.Close())
+		for _, r := range []*ringbuf.Reader{t.reader, t.overflow} {
+			if r != nil {
+				errs = append(errs, r.Close())
+			}
 		}
 		t.snapshotMu.Lock()
 		defer t.snapshotMu.Unlock()

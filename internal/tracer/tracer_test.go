@@ -232,6 +232,29 @@ func TestLossIsCounted(t *testing.T) {
 	}
 }
 
+// What finds no room in the ring is kept elsewhere, and comes in order.
+func TestOverflowTakesOver(t *testing.T) {
+	testenv.RequireRoot(t)
+	ns := testenv.NewNetns(t)
+	const pages = 4
+	tr := openIn(t, ns, Config{Live: true, RingBytes: pages * os.Getpagesize()})
+	l := listen(t, ns, "127.0.0.1:0")
+	churn(t, ns, l, n)
+	if tr.overflow.AvailableBytes() == 0 {
+		t.Fatalf("%d connections fit into a ring of %d pages", n, pages)
+	}
+	all := collect(t, tr, func(got []event.Transition) bool {
+		return count(got, func(e *event.Transition) bool { return e.New == event.Close }) >= 2*n
+	})
+	checkPaths(t, all)
+	checkBalance(t, tr, 0)
+	// The ring is used again: the overflow stays as empty as it was.
+	churn(t, ns, l, 1)
+	if tr.reader.AvailableBytes() == 0 || tr.overflow.AvailableBytes() != 0 {
+		t.Errorf("%d bytes in the ring, %d beside it", tr.reader.AvailableBytes(), tr.overflow.AvailableBytes())
+	}
+}
+
 // The kernel's clock at both ends of the truth: the peer's close() and our own.
 func TestDwellIsExact(t *testing.T) {
 	testenv.RequireRoot(t)
