@@ -56,6 +56,48 @@ static __always_inline bool tracks_user(struct sock *sk)
 		filter.netns == sk->__sk_common.skc_net.net->ns.inum);
 }
 
+#define USERS	 8192 /* a power of two */
+#define PID_BITS 22   /* PID_MAX_LIMIT */
+
+/*
+ * Sockets and who used them last, by cookie: of a socket in use there is nothing new to
+ * learn, and a look at its record costs more than the rest. Full: a socket takes the place of
+ * another, whose record is then looked at again.
+ */
+__u64 last_users[USERS];
+
+/* 0: cannot be told from others. An accepted MPTCP socket has its listener's cookie. */
+static __always_inline __u64 user_key(struct sock *sk)
+{
+	__u64 cookie = sk->__sk_common.skc_cookie.counter;
+
+	if (!cookie || sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	return cookie << PID_BITS | bpf_get_current_task_btf()->tgid;
+}
+
+static __always_inline __u64 *user_slot(__u64 key)
+{
+	return &last_users[key >> PID_BITS & (USERS - 1)];
+}
+
+static __always_inline bool used_it_last(struct sock *sk)
+{
+	__u64 key = user_key(sk);
+
+	return key && *user_slot(key) == key;
+}
+
+/* Forgets whoever it was before, too; nobody is remembered while an owner is looked for. */
+static __always_inline void remember_user(const struct record *rec,
+					  struct sock *sk)
+{
+	__u64 key = user_key(sk);
+
+	if (key)
+		*user_slot(key) = rec->evidence || !own_by_io ? key : 0;
+}
+
 /*
  * The process that reads or writes what another one did before, or nobody; and the place.
  * Threads of io_uring are its own.
@@ -93,6 +135,7 @@ static __always_inline void note_io(struct sock *sk, enum evidence evidence,
 		own_if_unknown(rec, evidence);
 	if (stack || tracks_user(sk))
 		note_user(rec, evidence, stack);
+	remember_user(rec, sk);
 }
 
 static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
@@ -110,6 +153,7 @@ static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 	stack = n > 0 && wants_stack(sk);
 	if (stack || tracks_user(sk))
 		note_user(rec, EVIDENCE_READ, stack);
+	remember_user(rec, sk);
 	if (n > 0 && took_fin(sk))
 		rec->flags |= RECORD_TOOK_FIN;
 	if (rec->eof_at || !told_eof(sk, n, flags))
@@ -132,7 +176,8 @@ static __always_inline int on_recv(struct sock *sk, int n, int flags)
 
 	if (state == TCP_CLOSE_WAIT)
 		return on_recv_close_wait(sk, n, flags);
-	if (!watches_io() || state != TCP_ESTABLISHED || n <= 0)
+	if (!watches_io() || state != TCP_ESTABLISHED || n <= 0 ||
+	    used_it_last(sk))
 		return 0;
 	if (!is_tcp(sk))
 		return 0;
@@ -142,7 +187,7 @@ static __always_inline int on_recv(struct sock *sk, int n, int flags)
 
 static __always_inline int on_send(struct sock *sk, int n)
 {
-	if (!watches_io() || n <= 0 || !is_tcp(sk))
+	if (!watches_io() || n <= 0 || used_it_last(sk) || !is_tcp(sk))
 		return 0;
 	note_io(sk, EVIDENCE_WRITE, own_by_io && first_write(sk, n));
 	return 0;

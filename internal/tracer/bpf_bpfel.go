@@ -499,6 +499,7 @@ const (
 	bpfVarFamilyRoot       = "family_root"
 	bpfVarFilter           = "filter"
 	bpfVarHz               = "hz"
+	bpfVarLastUsers        = "last_users"
 	bpfVarMayNest          = "may_nest"
 	bpfVarOnlyCloses       = "only_closes"
 	bpfVarOverflowing      = "overflowing"
@@ -639,6 +640,7 @@ type bpfVariableSpecs struct {
 	FamilyRoot       *ebpf.VariableSpec `ebpf:"family_root"`
 	Filter           *ebpf.VariableSpec `ebpf:"filter"`
 	Hz               *ebpf.VariableSpec `ebpf:"hz"`
+	LastUsers        *ebpf.VariableSpec `ebpf:"last_users"`
 	MayNest          *ebpf.VariableSpec `ebpf:"may_nest"`
 	OnlyCloses       *ebpf.VariableSpec `ebpf:"only_closes"`
 	Overflowing      *ebpf.VariableSpec `ebpf:"overflowing"`
@@ -757,6 +759,7 @@ type bpfVariables struct {
 	FamilyRoot       *ebpf.Variable `ebpf:"family_root"`
 	Filter           *ebpf.Variable `ebpf:"filter"`
 	Hz               *ebpf.Variable `ebpf:"hz"`
+	LastUsers        *ebpf.Variable `ebpf:"last_users"`
 	MayNest          *ebpf.Variable `ebpf:"may_nest"`
 	OnlyCloses       *ebpf.Variable `ebpf:"only_closes"`
 	Overflowing      *ebpf.Variable `ebpf:"overflowing"`
