@@ -16,6 +16,7 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/owner"
 	"github.com/tcpwaitd/tcpwaitd/internal/symbol"
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
 var testClock = event.Clock{
@@ -335,13 +336,11 @@ func TestEncoderDoesNotAllocate(t *testing.T) {
 func BenchmarkTransitionJSON(b *testing.B) {
 	e := NewTransitionEncoder()
 	e.SetClock(testClock)
-	tr, buf := fullTransition(), make([]byte, 0, 4096)
+	events, buf := testenv.Churn(1023), make([]byte, 0, 4096)
 	b.ReportAllocs()
-	for b.Loop() {
-		tr.At += 1000
-		buf = e.AppendJSON(buf[:0], tr, &TransitionFacts{})
+	for i := 0; b.Loop(); i++ {
+		buf = e.AppendJSON(buf[:0], &events[i%len(events)], &TransitionFacts{})
 	}
-	b.SetBytes(int64(len(buf)))
 }
 
 func BenchmarkTransitionReference(b *testing.B) {

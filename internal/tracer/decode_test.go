@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/lifecycle"
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
 func bytesOf[T any](v *T) []byte {
@@ -170,13 +172,55 @@ func TestParseRelease(t *testing.T) {
 	}
 }
 
+// rawChurn is what the kernel writes for testenv.Churn.
+func rawChurn(n int) [][]byte {
+	events := testenv.Churn(n)
+	all := make([][]byte, len(events))
+	for i := range events {
+		t := &events[i]
+		comm := *(*[16]int8)(unsafe.Pointer(&t.Owner.Comm))
+		all[i] = bytesOf(&bpfTransition{
+			At: uint64(t.At), Cookie: uint64(t.Cookie), InState: uint64(t.InState), Cgroup: t.Cgroup,
+			Flow: bpfFlow{
+				Laddr: t.Flow.Local.Addr().As16(), Raddr: t.Flow.Remote.Addr().As16(),
+				Lport: t.Flow.Local.Port(), Rport: t.Flow.Remote.Port(), Netns: t.Flow.Netns,
+			},
+			Owner:    bpfTask{Tgid: t.Owner.Pid, Tid: t.Owner.Tid, Start: uint64(t.Owner.Start), Comm: comm},
+			Protocol: uint16(t.Flow.Protocol), OldState: uint8(t.Old), NewState: uint8(t.New), Bound: uint8(t.InBound),
+			Direction: uint8(t.Direction), Evidence: uint8(t.Evidence),
+		})
+	}
+	return all
+}
+
 func BenchmarkDecodeTransition(b *testing.B) {
-	raw := bytesOf(&bpfTransition{OldState: 1, NewState: 8, Protocol: 6})
+	raw := rawChurn(1023)
 	var tr event.Transition
 	b.ReportAllocs()
-	for b.Loop() {
-		if err := decodeTransition(raw, &tr); err != nil {
+	for i := 0; b.Loop(); i++ {
+		if err := decodeTransition(raw[i%len(raw)], &tr); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkDecodeAndLifecycle is all that diagnose does for a transition. Cookies and
+// times go on, as the kernel's do.
+func BenchmarkDecodeAndLifecycle(b *testing.B) {
+	raw := rawChurn(1023)
+	table := lifecycle.New(lifecycle.Options{})
+	var tr event.Transition
+	var round event.Cookie
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if i == len(raw) {
+			i, round = 0, round+1
+		}
+		if err := decodeTransition(raw[i], &tr); err != nil {
+			b.Fatal(err)
+		}
+		tr.Cookie += round << 20
+		tr.At += event.KTime(round << 30)
+		table.Transition(&tr)
 	}
 }
