@@ -1,6 +1,7 @@
 package record
 
 import (
+	"bytes"
 	"net/netip"
 	"strconv"
 	"time"
@@ -194,10 +195,8 @@ func appendOwner(dst []byte, t *event.Transition) []byte {
 
 // CommBytes returns the name's bytes before the first NUL without copying.
 func CommBytes(c *event.Comm) []byte {
-	for i, b := range c {
-		if b == 0 {
-			return c[:i]
-		}
+	if n := bytes.IndexByte(c[:], 0); n >= 0 {
+		return c[:n]
 	}
 	return c[:]
 }
