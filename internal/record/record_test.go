@@ -320,6 +320,26 @@ func TestFromDiagnosis(t *testing.T) {
 	}
 }
 
+// The encoder remembers texts of flows; others with the same ports or the same place must
+// not get them.
+func TestEncoderTellsFlowsApart(t *testing.T) {
+	events := testenv.Churn(300)
+	for i := range 23 {
+		tr := events[i]
+		tr.Flow.Netns++
+		events = append(events, tr)
+		tr.Flow.Local = netip.AddrPortFrom(netip.MustParseAddr("::1"), tr.Flow.Local.Port())
+		events = append(events, tr, event.Transition{})
+	}
+	e := NewTransitionEncoder()
+	e.SetClock(testClock)
+	for i := range events {
+		if got, want := string(e.AppendJSON(nil, &events[i], &TransitionFacts{})), encode(&events[i], &TransitionFacts{}); got != want {
+			t.Fatalf("got  %s\nwant %s", got, want)
+		}
+	}
+}
+
 func TestEncoderDoesNotAllocate(t *testing.T) {
 	e := NewTransitionEncoder()
 	e.SetClock(testClock)
