@@ -12,6 +12,7 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/record"
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
 func mustNew(t *testing.T, o Options, target Target) *Filter {
@@ -204,4 +205,25 @@ func FuzzNew(f *testing.F) {
 			filter.MatchCase(javaCase(), javaFacts())
 		}
 	})
+}
+
+func BenchmarkMatchTransition(b *testing.B) {
+	events := testenv.Churn(1023)
+	for name, o := range map[string]Options{
+		"none":  {},
+		"ports": {States: []string{"close-wait"}, Lports: []string{"42225"}},
+		"comm":  {Comms: []string{"java", "leaker*"}},
+		"where": {Where: `in_state_ns > 5e9 && owner.comm == "java"`},
+	} {
+		b.Run(name, func(b *testing.B) {
+			f, err := New(&o, Transitions)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				f.MatchTransition(&events[i%len(events)], record.Cgroup{})
+			}
+		})
+	}
 }

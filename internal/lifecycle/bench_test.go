@@ -5,6 +5,7 @@ import (
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/lifecycle"
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
 // full returns a table with n open waits, cookies from 1 on.
@@ -47,6 +48,20 @@ func BenchmarkWait(b *testing.B) {
 		in.Cookie, out.Cookie = c, c
 		table.Transition(&in)
 		table.Transition(&out)
+	}
+}
+
+// BenchmarkChurn is what a busy host sends: mostly short connections, whose servers wait
+// for microseconds. Cookies and times go on, as the kernel's do.
+func BenchmarkChurn(b *testing.B) {
+	table := full(10_000)
+	events := testenv.Churn(1023)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		tr := &events[i%len(events)]
+		tr.Cookie += 1 << 20
+		tr.At += 1 << 30
+		table.Transition(tr)
 	}
 }
 

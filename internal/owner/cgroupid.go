@@ -17,7 +17,14 @@ const kernfsHandle = 0xfe
 // CgroupTree finds cgroup v2 paths by the id the kernel keeps with each socket.
 type CgroupTree struct {
 	mount *os.File
-	paths map[uint64]string
+	found map[uint64]place
+}
+
+// place is where a cgroup is, and what that gives away: parsed once, for every transition
+// of a busy host asks.
+type place struct {
+	path  string
+	known Cgroup
 }
 
 // OpenCgroupTree finds where cgroup2 is mounted by proc's mountinfo. Not for use
@@ -35,7 +42,7 @@ func OpenCgroupTree(proc string) (*CgroupTree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup2: %w", err)
 	}
-	return &CgroupTree{mount: mount, paths: map[uint64]string{}}, nil
+	return &CgroupTree{mount: mount, found: map[uint64]place{}}, nil
 }
 
 // cgroup2Mount returns the mount point, "" if there is none. The fields are described
@@ -51,27 +58,29 @@ func cgroup2Mount(mountinfo string) string {
 	return ""
 }
 
-// maxPaths bounds what is remembered; cgroups come and go with containers.
-const maxPaths = 4096
+// maxFound bounds what is remembered; cgroups come and go with containers.
+const maxFound = 4096
 
-// Path returns the path below the root of the hierarchy, "/" for the root, "" where the
-// cgroup is gone or the id is 0. It needs CAP_DAC_READ_SEARCH.
-func (t *CgroupTree) Path(id uint64) string {
+// Find returns the path below the root of the hierarchy, "/" for the root, "" where the
+// cgroup is gone or the id is 0, and what ParseCgroupPath says of it. It needs
+// CAP_DAC_READ_SEARCH.
+func (t *CgroupTree) Find(id uint64) (string, Cgroup) {
 	if id == 0 {
-		return ""
+		return "", Cgroup{}
 	}
-	if path, ok := t.paths[id]; ok {
-		return path
+	if p, ok := t.found[id]; ok {
+		return p.path, p.known
 	}
 	path := t.find(id)
 	if path == "" {
-		return ""
+		return "", Cgroup{}
 	}
-	if len(t.paths) >= maxPaths {
-		clear(t.paths)
+	if len(t.found) >= maxFound {
+		clear(t.found)
 	}
-	t.paths[id] = path
-	return path
+	p := place{path, ParseCgroupPath(path)}
+	t.found[id] = p
+	return p.path, p.known
 }
 
 func (t *CgroupTree) find(id uint64) string {

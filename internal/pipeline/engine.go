@@ -174,8 +174,7 @@ func (e *Engine) cgroup(id uint64) record.Cgroup {
 	if e.cgroups == nil || id == 0 {
 		return record.Cgroup{}
 	}
-	path := e.cgroups.Path(id)
-	known := owner.ParseCgroupPath(path)
+	path, known := e.cgroups.Find(id)
 	return record.Cgroup{Path: path, Container: known.Container, Pod: known.Pod}
 }
 

@@ -18,6 +18,9 @@ func Escape(s string) string {
 
 // AppendEscaped appends Escape(s) to dst.
 func AppendEscaped[S string | []byte](dst []byte, s S) []byte {
+	if plain(s) {
+		return append(dst, s...)
+	}
 	for i := 0; i < len(s); {
 		if plainByte(s[i]) {
 			dst = append(dst, s[i])
@@ -32,7 +35,7 @@ func AppendEscaped[S string | []byte](dst []byte, s S) []byte {
 	return dst
 }
 
-func plain(s string) bool {
+func plain[S string | []byte](s S) bool {
 	for i := range len(s) {
 		if !plainByte(s[i]) {
 			return false
@@ -77,16 +80,16 @@ func appendString(dst []byte, s string) []byte {
 // appendRaw escapes what a process chose and appends it as JSON.
 func appendRaw(dst, raw []byte) []byte {
 	dst = append(dst, '"')
-	for i, b := range raw {
+	for _, b := range raw {
 		if !plainByte(b) || b == '"' {
-			return appendSlow(dst, raw[i:])
+			return appendSlow(dst, raw)
 		}
-		dst = append(dst, b)
 	}
+	dst = append(dst, raw...)
 	return append(dst, '"')
 }
 
-// appendSlow continues appendRaw at the first byte that needs care.
+// appendSlow is the rest of appendRaw for names with bytes that need care.
 func appendSlow(dst, raw []byte) []byte {
 	var room [8 * 16]byte
 	for _, b := range AppendEscaped(room[:0], raw) {

@@ -16,6 +16,7 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/owner"
 	"github.com/tcpwaitd/tcpwaitd/internal/symbol"
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
 var testClock = event.Clock{
@@ -319,6 +320,26 @@ func TestFromDiagnosis(t *testing.T) {
 	}
 }
 
+// The encoder remembers texts of flows; others with the same ports or the same place must
+// not get them.
+func TestEncoderTellsFlowsApart(t *testing.T) {
+	events := testenv.Churn(300)
+	for i := range 23 {
+		tr := events[i]
+		tr.Flow.Netns++
+		events = append(events, tr)
+		tr.Flow.Local = netip.AddrPortFrom(netip.MustParseAddr("::1"), tr.Flow.Local.Port())
+		events = append(events, tr, event.Transition{})
+	}
+	e := NewTransitionEncoder()
+	e.SetClock(testClock)
+	for i := range events {
+		if got, want := string(e.AppendJSON(nil, &events[i], &TransitionFacts{})), encode(&events[i], &TransitionFacts{}); got != want {
+			t.Fatalf("got  %s\nwant %s", got, want)
+		}
+	}
+}
+
 func TestEncoderDoesNotAllocate(t *testing.T) {
 	e := NewTransitionEncoder()
 	e.SetClock(testClock)
@@ -335,13 +356,11 @@ func TestEncoderDoesNotAllocate(t *testing.T) {
 func BenchmarkTransitionJSON(b *testing.B) {
 	e := NewTransitionEncoder()
 	e.SetClock(testClock)
-	tr, buf := fullTransition(), make([]byte, 0, 4096)
+	events, buf := testenv.Churn(1023), make([]byte, 0, 4096)
 	b.ReportAllocs()
-	for b.Loop() {
-		tr.At += 1000
-		buf = e.AppendJSON(buf[:0], tr, &TransitionFacts{})
+	for i := 0; b.Loop(); i++ {
+		buf = e.AppendJSON(buf[:0], &events[i%len(events)], &TransitionFacts{})
 	}
-	b.SetBytes(int64(len(buf)))
 }
 
 func BenchmarkTransitionReference(b *testing.B) {

@@ -51,9 +51,10 @@ func (s *Stamp) Append(dst []byte, unixNano int64) []byte {
 		s.prefix = time.Unix(sec, 0).In(s.loc).AppendFormat(s.prefix[:0], s.layout)
 	}
 	dst = append(dst, s.prefix...)
-	for div, n := int64(1e8), 0; n < s.digits; n++ {
-		dst = append(dst, byte('0'+frac/div%10))
-		div /= 10
+	var text [9]byte
+	for i, rest := len(text)-1, uint32(frac); i >= 0; i-- {
+		text[i] = byte('0' + rest%10)
+		rest /= 10
 	}
-	return dst
+	return append(dst, text[:s.digits]...)
 }

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"bytes"
 	"net/netip"
 	"strconv"
 	"time"
@@ -81,6 +82,17 @@ type TransitionEncoder struct {
 	// offset turns kernel time into nanoseconds since 1970.
 	offset int64
 	stamp  *Stamp
+	// flows are texts by a hash of the ports: a connection changes its state several times
+	// in short order.
+	flows [flowTexts]flowText
+}
+
+// flowTexts is how many are kept: some 60 KiB.
+const flowTexts = 256
+
+type flowText struct {
+	flow event.Flow
+	text []byte
 }
 
 // NewTransitionEncoder returns an encoder; SetClock before the first use.
@@ -107,8 +119,7 @@ func (e *TransitionEncoder) AppendJSON(dst []byte, t *event.Transition, f *Trans
 	dst = append(dst, `,"ktime_ns":`...)
 	dst = strconv.AppendInt(dst, int64(t.At), 10)
 	dst = appendUintField(dst, `,"cookie":`, uint64(t.Cookie))
-	dst = appendUintField(dst, `,"netns":`, uint64(t.Flow.Netns))
-	dst = appendFlow(dst, &t.Flow)
+	dst = e.appendFlow(dst, &t.Flow)
 	dst = append(dst, `,"old_state":"`...)
 	dst = append(dst, t.Old.String()...)
 	dst = append(dst, `","new_state":"`...)
@@ -132,7 +143,16 @@ func appendUintField(dst []byte, key string, v uint64) []byte {
 	return strconv.AppendUint(dst, v, 10)
 }
 
+func (e *TransitionEncoder) appendFlow(dst []byte, f *event.Flow) []byte {
+	c := &e.flows[(uint(f.Local.Port())+31*uint(f.Remote.Port()))%flowTexts]
+	if len(c.text) == 0 || c.flow != *f {
+		c.flow, c.text = *f, appendFlow(c.text[:0], f)
+	}
+	return append(dst, c.text...)
+}
+
 func appendFlow(dst []byte, f *event.Flow) []byte {
+	dst = appendUintField(dst, `,"netns":`, uint64(f.Netns))
 	if family := f.Family(); family != "" {
 		dst = append(dst, `,"family":"`...)
 		dst = append(dst, family...)
@@ -194,10 +214,8 @@ func appendOwner(dst []byte, t *event.Transition) []byte {
 
 // CommBytes returns the name's bytes before the first NUL without copying.
 func CommBytes(c *event.Comm) []byte {
-	for i, b := range c {
-		if b == 0 {
-			return c[:i]
-		}
+	if n := bytes.IndexByte(c[:], 0); n >= 0 {
+		return c[:n]
 	}
 	return c[:]
 }

@@ -183,13 +183,7 @@ func (k *Kill) start() {
 	for _, c := range k.cols {
 		k.line.widths = append(k.line.widths, max(c.width, len(c.title())))
 	}
-	for i, c := range k.cols {
-		if k.o.Color {
-			k.line.paint(bold)
-		}
-		k.line.cell(i, []byte(c.title()), len(c.title()), c.right)
-	}
-	k.line.end()
+	titles(&k.line, k.cols, k.o.Color)
 }
 
 // Socket writes one line at once: an audit must not be lost with the program.
@@ -215,23 +209,10 @@ func (k *Kill) Socket(c *diagnosis.Case, f *record.Facts, o *record.KillOutcome)
 	case CSV:
 		k.line.buf, k.cell = appendCSVRow(k.line.buf, k.cell, k.cols, &r)
 	default:
-		k.appendRow(&r)
+		cells(&k.line, k.cols, &r, k.o.Color)
+		k.line.end()
 	}
 	return k.flush()
-}
-
-func (k *Kill) appendRow(r *record.Kill) {
-	for i := range k.cols {
-		c := &k.cols[i]
-		k.cell = c.cell(k.cell[:0], r)
-		wide := width(k.cell)
-		k.line.widths[i] = max(k.line.widths[i], wide)
-		if k.o.Color && c.color != nil {
-			k.line.paint(c.color(r))
-		}
-		k.line.cell(i, k.cell, wide, c.right)
-	}
-	k.line.end()
 }
 
 func (k *Kill) flush() error {

@@ -21,6 +21,7 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/owner"
 	"github.com/tcpwaitd/tcpwaitd/internal/record"
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -654,18 +655,17 @@ func BenchmarkList(b *testing.B) {
 }
 
 func BenchmarkTail(b *testing.B) {
-	for _, f := range []Format{Table, JSON, CSV} {
+	events := testenv.Churn(1023)
+	for _, f := range []Format{Table, Wide, JSON, CSV} {
 		b.Run(string(f), func(b *testing.B) {
 			tail, err := NewTail(io.Discard, Options{Format: f})
 			if err != nil {
 				b.Fatal(err)
 			}
 			tail.Clock(clock)
-			tr := transitions()[0]
 			b.ReportAllocs()
-			for b.Loop() {
-				tr.At += 1000
-				if err := tail.Transition(&tr, record.TransitionFacts{}); err != nil {
+			for i := 0; b.Loop(); i++ {
+				if err := tail.Transition(&events[i%len(events)], record.TransitionFacts{}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -29,24 +29,9 @@ func writeTable[R any](w io.Writer, cols []column[R], rs rows[R], color bool) er
 		sep = 1
 	}
 	l := line{widths: widths, sep: sep}
-	for i, c := range cols {
-		if color {
-			l.paint(bold)
-		}
-		l.cell(i, []byte(c.title()), len(c.title()), c.right)
-	}
-	l.end()
-	var cell []byte
+	titles(&l, cols, color)
 	for r := range rs.n {
-		row := rs.at(r)
-		for i := range cols {
-			c := &cols[i]
-			cell = c.cell(cell[:0], row)
-			if color && c.color != nil {
-				l.paint(c.color(row))
-			}
-			l.cell(i, cell, width(cell), c.right)
-		}
+		cells(&l, cols, rs.at(r), color)
 		l.end()
 		if len(l.buf) >= chunk {
 			if _, err := w.Write(l.buf); err != nil {
@@ -92,36 +77,70 @@ func total(widths []int, sep int) int {
 	return sum
 }
 
-// line builds lines of padded cells in buf.
+// line builds lines of padded cells in buf. The text of a cell is appended to buf between
+// open and close.
 type line struct {
 	buf    []byte
 	widths []int
 	sep    int
-	// color is for the next cell.
-	color string
+	// start is where the open cell begins, text where its text does: after the color.
+	start, text int
 }
 
-func (l *line) paint(color string) { l.color = color }
-
-// cell appends the text, which is wide columns wide, to column i.
-func (l *line) cell(i int, text []byte, wide int, right bool) {
-	pad := max(0, l.widths[i]-wide)
+// open begins the cell of column i, in a color or "".
+func (l *line) open(i int, color string) {
 	if i > 0 {
 		l.buf = appendSpaces(l.buf, l.sep)
 	}
-	if right {
-		l.buf = appendSpaces(l.buf, pad)
-	}
-	if l.color != "" {
-		l.buf = append(l.buf, l.color...)
-		l.buf = append(l.buf, text...)
+	l.start = len(l.buf)
+	l.buf = append(l.buf, color...)
+	l.text = len(l.buf)
+}
+
+// close ends the cell of column i. The column widens when the text does not fit.
+func (l *line) close(i int, right bool) {
+	wide := width(l.buf[l.text:])
+	pad := l.widths[i] - wide
+	if l.text > l.start {
 		l.buf = append(l.buf, reset...)
-		l.color = ""
-	} else {
-		l.buf = append(l.buf, text...)
 	}
-	if !right && i < len(l.widths)-1 {
+	switch {
+	case pad <= 0:
+		l.widths[i] = wide
+	case right:
 		l.buf = appendSpaces(l.buf, pad)
+		copy(l.buf[l.start+pad:], l.buf[l.start:])
+		appendSpaces(l.buf[:l.start], pad)
+	case i < len(l.widths)-1:
+		l.buf = appendSpaces(l.buf, pad)
+	}
+}
+
+// titles appends the header.
+func titles[R any](l *line, cols []column[R], color bool) {
+	paint := ""
+	if color {
+		paint = bold
+	}
+	for i := range cols {
+		l.open(i, paint)
+		l.buf = append(l.buf, cols[i].title()...)
+		l.close(i, cols[i].right)
+	}
+	l.end()
+}
+
+// cells appends a row.
+func cells[R any](l *line, cols []column[R], row R, color bool) {
+	for i := range cols {
+		c := &cols[i]
+		if color && c.color != nil {
+			l.open(i, c.color(row))
+		} else {
+			l.open(i, "")
+		}
+		l.buf = c.cell(l.buf, row)
+		l.close(i, c.right)
 	}
 }
 

@@ -64,13 +64,7 @@ func (t *Tail) start() {
 	for _, c := range t.cols {
 		t.line.widths = append(t.line.widths, max(c.width, len(c.title())))
 	}
-	for i, c := range t.cols {
-		if t.o.Color {
-			t.line.paint(bold)
-		}
-		t.line.cell(i, []byte(c.title()), len(c.title()), c.right)
-	}
-	t.line.end()
+	titles(&t.line, t.cols, t.o.Color)
 }
 
 // transitionRow is one row; the record is built only if a column asks for it.
@@ -115,7 +109,7 @@ func (t *Tail) Transition(tr *event.Transition, f record.TransitionFacts) error 
 		t.line.buf, t.cell = appendCSVRow(t.line.buf, t.cell, t.cols, t.set(tr, f))
 		return t.spill()
 	default:
-		t.appendRow(t.set(tr, f))
+		cells(&t.line, t.cols, t.set(tr, f), t.o.Color)
 		if f.Stacks != nil {
 			t.line.end()
 			t.appendStack(tr, f.Stacks)
@@ -148,19 +142,6 @@ func (t *Tail) appendStack(tr *event.Transition, stacks *record.Stacks) {
 func (t *Tail) set(tr *event.Transition, f record.TransitionFacts) *transitionRow {
 	t.row.t, t.row.facts, t.row.built = tr, f, false
 	return &t.row
-}
-
-func (t *Tail) appendRow(row *transitionRow) {
-	for i := range t.cols {
-		c := &t.cols[i]
-		t.cell = c.cell(t.cell[:0], row)
-		wide := width(t.cell)
-		t.line.widths[i] = max(t.line.widths[i], wide)
-		if t.o.Color && c.color != nil {
-			t.line.paint(c.color(row))
-		}
-		t.line.cell(i, t.cell, wide, c.right)
-	}
 }
 
 // Loss puts a record into a JSON stream, and a message beside the others.

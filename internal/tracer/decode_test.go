@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/lifecycle"
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
 func bytesOf[T any](v *T) []byte {
@@ -227,12 +229,66 @@ func TestParseRelease(t *testing.T) {
 	}
 }
 
+// rawChurn is what the kernel writes for testenv.Churn, but for the two transitions that
+// travel with others.
+func rawChurn(n int) [][]byte {
+	var all [][]byte
+	for _, t := range testenv.Churn(n) {
+		raw := bpfTransition{
+			At: uint64(t.At), Cookie: uint64(t.Cookie), InState: uint64(t.InState), Cgroup: t.Cgroup,
+			Netns: t.Flow.Netns, Lport: t.Flow.Local.Port(), Rport: t.Flow.Remote.Port(),
+			Laddr4: t.Flow.Local.Addr().As4(), Raddr4: t.Flow.Remote.Addr().As4(),
+			OwnerTgid: t.Owner.Pid, OwnerTid: t.Owner.Tid, OwnerStart: uint64(t.Owner.Start),
+			OwnerComm: *(*[16]int8)(unsafe.Pointer(&t.Owner.Comm)),
+			OldState:  uint8(t.Old), NewState: uint8(t.New), Bound: uint8(t.InBound),
+			Direction: uint8(t.Direction), Evidence: uint8(t.Evidence),
+		}
+		switch {
+		case t.Old == event.Listen, t.New == event.TimeWait:
+			continue
+		case t.Old == event.SynRecv:
+			raw.Flags = transitionBorn
+		case t.New == event.Close && t.Old == event.FinWait2:
+			raw.Flags = transitionTimeWait
+		case t.New == event.SynSent, t.New == event.FinWait1, t.Old == event.CloseWait:
+			raw.Flags = transitionMore
+		}
+		all = append(all, bytesOf(&raw)[:sizeOf(raw.Flags)])
+	}
+	return all
+}
+
 func BenchmarkDecodeTransition(b *testing.B) {
-	raw := bytesOf(&bpfTransition{OldState: 1, NewState: 8, OwnerTgid: 7})[:transitionSize]
+	raw := rawChurn(1023)
 	var tr event.Transition
 	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := decodeTransition(raw, &tr); err != nil {
+	for i := 0; b.Loop(); i++ {
+		if _, err := decodeTransition(raw[i%len(raw)], &tr); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkDecodeAndLifecycle is all that diagnose does for a record; eleven transitions are
+// nine records. Cookies and times go on, as the kernel's do.
+func BenchmarkDecodeAndLifecycle(b *testing.B) {
+	raw := rawChurn(1023)
+	table := lifecycle.New(lifecycle.Options{})
+	t := Tracer{comms: comms{}}
+	var tr event.Transition
+	var round event.Cookie
+	apply := func(tr *event.Transition) error {
+		tr.Cookie += round << 20
+		tr.At += event.KTime(round << 30)
+		table.Transition(tr)
+		return nil
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if i == len(raw) {
+			i, round = 0, round+1
+		}
+		if err := t.hand(raw[i], &tr, apply); err != nil {
 			b.Fatal(err)
 		}
 	}
