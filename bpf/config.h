@@ -10,7 +10,7 @@ const volatile struct filter filter;
 const volatile __u32 hz;
 
 /*
- * Bytes waiting in the ring at which the reader is woken. Otherwise it comes
+ * Bytes waiting in the ring at which the reader is woken, 0 never. Otherwise it comes
  * by itself: one wake-up costs as much as twenty events.
  */
 const volatile __u64 wake_bytes;

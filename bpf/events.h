@@ -85,7 +85,7 @@ enum transition_flags {
 	/* Out of CLOSE_WAIT: */
 	TRANSITION_EOF_SEEN = 1 << 3,
 	TRANSITION_WATCHED = 1 << 4,
-	TRANSITION_SENT = 1 << 5, /* sent_after_fin is valid */
+	TRANSITION_SENT = 1 << 5,  /* sent_after_fin is valid */
 	TRANSITION_MPTCP = 1 << 6, /* else TCP */
 	/* Another transition came just before, and is told by this record: */
 	TRANSITION_BORN = 1 << 7, /* LISTEN to SYN_RECV, in_state earlier */
@@ -122,7 +122,7 @@ struct transition {
 	__u32 owner_tid;
 	/* With TRANSITION_MORE: */
 	char owner_comm[COMM_LEN]; /* told once for each owner */
-	__u32 user;   /* tgid that read or wrote last */
+	__u32 user;		   /* tgid that read or wrote last */
 	__u32 closer; /* tgid that called close() or shutdown() last */
 	__u32 recv_q; /* out of CLOSE_WAIT */
 	__u32

@@ -32,20 +32,22 @@ struct {
  */
 __u8 overflowing;
 
-/*
- * 0, or both are full. The reader is woken where the line is crossed and not again above it: it
- * is on its way then, or busy, and comes by itself.
- */
+/* Where the line is crossed, and not again above it: the reader is on its way, or busy. */
+static __always_inline __u64 wakeup_here(void)
+{
+	if (!wake_bytes)
+		return BPF_RB_NO_WAKEUP;
+	return bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) - wake_bytes <
+		       WAKE_ZONE
+		   ? BPF_RB_FORCE_WAKEUP
+		   : BPF_RB_NO_WAKEUP;
+}
+
+/* 0, or both are full. */
 static __always_inline long ring_write(void *from, __u64 n)
 {
-	__u64 waiting;
-
 	if (!overflowing) {
-		waiting = bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA);
-		if (!bpf_ringbuf_output(&ring, from, n,
-					waiting - wake_bytes < WAKE_ZONE
-					    ? BPF_RB_FORCE_WAKEUP
-					    : BPF_RB_NO_WAKEUP))
+		if (!bpf_ringbuf_output(&ring, from, n, wakeup_here()))
 			return 0;
 		overflowing = 1;
 	}

@@ -8,8 +8,7 @@ static __always_inline void adopt_accepted(struct record *rec)
 {
 	struct acceptor *by;
 
-	if (!accepts_by_exit || rec->evidence ||
-	    rec->direction != DIRECTION_IN)
+	if (!accepts_by_exit || rec->evidence || rec->direction != DIRECTION_IN)
 		return;
 	by = bpf_map_lookup_elem(&accepted, &rec->cookie);
 	if (!by)

@@ -65,6 +65,18 @@ func (c *Config) ringBytes() (ring, overflow int) {
 	}
 }
 
+// wakes: somebody waits for more than transitions. Stacks are large, and what is told of a
+// process may be needed before the process is gone.
+func (c *Config) wakes() bool { return c.Stacks.Sink != nil || c.Family != 0 }
+
+// wakeBytes are a quarter of the ring: the rest is room for what comes until the reader runs.
+func (c *Config) wakeBytes(ring int) uint64 {
+	if !c.wakes() {
+		return 0
+	}
+	return uint64(ring / 4)
+}
+
 // apply writes what the verifier and the maps need before loading.
 func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
 	ring, overflow := c.ringBytes()
@@ -73,8 +85,7 @@ func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
 	f := &c.Filter
 	constants := map[string]any{
 		"hz": hz,
-		// Wake at a quarter: the rest is room for what comes until the reader runs.
-		"wake_bytes":  uint64(ring / 4),
+		"wake_bytes":  c.wakeBytes(ring),
 		"track_users": flag(c.Users),
 		"family_root": c.Family,
 		"only_closes": flag(c.Closes),
