@@ -112,18 +112,30 @@ static __always_inline void send(struct transition *made)
 	ring_submit(t);
 }
 
+/* Before the peer's FIN came nothing but a mini-socket in FIN_WAIT2 is left, or a reset. */
+static __always_inline bool leaves_orphan(struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	if (!tp || tp->linger2 < 0 || unread(tp))
+		return false;
+	return !sock_flag(sk, SOCK_LINGER) || sk->sk_lingertime;
+}
+
 /*
- * Where fentry on tcp_time_wait did not tell (it is not there, or it was refused amid
- * another): a connection that ends in FIN_WAIT2 or CLOSING without an error leaves a
- * mini-socket behind.
+ * Where nobody saw the mini-socket made (the hook is not there, or was refused amid another):
+ * a connection that ends in FIN_WAIT2 or CLOSING without an error leaves one. One in FIN_WAIT2
+ * is taken for a TIME_WAIT, which it becomes unless the peer never closes.
  */
 static __always_inline bool makes_time_wait(struct sock *sk, struct record *rec,
 					    int old, int new)
 {
-	return new == TCP_CLOSE && !sk->sk_err &&
-	       sk->sk_protocol == IPPROTO_TCP &&
-	       (old == TCP_FIN_WAIT2 || old == TCP_CLOSING) &&
-	       !(rec && rec->flags & RECORD_TIME_WAIT);
+	if (new != TCP_CLOSE || sk->sk_err || sk->sk_protocol != IPPROTO_TCP ||
+	    (rec && rec->flags & RECORD_TIME_WAIT))
+		return false;
+	if (old == TCP_FIN_WAIT2)
+		return sock_flag(sk, SOCK_DONE) || leaves_orphan(sk);
+	return old == TCP_CLOSING;
 }
 
 static __always_inline void advance(struct record *rec, struct sock *sk,
@@ -329,24 +341,6 @@ static __always_inline int on_state_refused(struct sock *sk, int old, int new)
 		return 0;
 	count(COUNTER_NESTED);
 	transit(sk, old, new, 0);
-	return 0;
-}
-
-/* fentry tcp_time_wait: the mini-socket takes over; the full socket is still whole. */
-static __always_inline int on_time_wait(struct sock *sk)
-{
-	struct transition t = {.new_state = TCP_TIME_WAIT};
-	struct record *rec = record_get(sk);
-
-	t.at = bpf_ktime_get_ns();
-	t.old_state = sk->__sk_common.skc_state;
-	if (rec) {
-		fill_transition(&t, rec, sk);
-		rec->flags |= RECORD_TIME_WAIT;
-	} else {
-		fill_without_record(&t, sk);
-	}
-	send(&t);
 	return 0;
 }
 

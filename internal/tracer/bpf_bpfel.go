@@ -175,6 +175,12 @@ type bpfMemo struct {
 	Pad   uint32
 }
 
+type bpfMini struct {
+	_      structs.HostLayout
+	Tw     uint64
+	Cookie uint64
+}
+
 type bpfPassedRow struct {
 	_        structs.HostLayout
 	Kind     uint32
@@ -434,9 +440,11 @@ const (
 	bpfMapLatest           = "latest"
 	bpfMapLports           = "lports"
 	bpfMapMemos            = "memos"
+	bpfMapOrphans          = "orphans"
 	bpfMapPassing          = "passing"
 	bpfMapPids             = "pids"
 	bpfMapQueued           = "queued"
+	bpfMapReceived         = "received"
 	bpfMapRecords          = "records"
 	bpfMapRing             = "ring"
 	bpfMapRports           = "rports"
@@ -455,6 +463,9 @@ const (
 	bpfProgDumpMappings    = "dump_mappings"
 	bpfProgDumpTcp         = "dump_tcp"
 	bpfProgDumpThreads     = "dump_threads"
+	bpfProgMiniAfter       = "mini_after"
+	bpfProgMiniBefore      = "mini_before"
+	bpfProgMiniSocket      = "mini_socket"
 	bpfProgProcessExec     = "process_exec"
 	bpfProgProcessExit     = "process_exit"
 	bpfProgProcessFork     = "process_fork"
@@ -466,7 +477,6 @@ const (
 	bpfProgSendLength      = "send_length"
 	bpfProgState           = "state"
 	bpfProgStateRefused    = "state_refused"
-	bpfProgTimeWait        = "time_wait"
 	bpfVarAllCloses        = "all_closes"
 	bpfVarChosenTgid       = "chosen_tgid"
 	bpfVarClockJiffies     = "clock_jiffies"
@@ -474,6 +484,7 @@ const (
 	bpfVarFamilyRoot       = "family_root"
 	bpfVarFilter           = "filter"
 	bpfVarHz               = "hz"
+	bpfVarLateTimeWait     = "late_time_wait"
 	bpfVarOnlyCloses       = "only_closes"
 	bpfVarOwnByIo          = "own_by_io"
 	bpfVarRelativesFound   = "relatives_found"
@@ -558,6 +569,9 @@ type bpfProgramSpecs struct {
 	DumpMappings *ebpf.ProgramSpec `ebpf:"dump_mappings"`
 	DumpTcp      *ebpf.ProgramSpec `ebpf:"dump_tcp"`
 	DumpThreads  *ebpf.ProgramSpec `ebpf:"dump_threads"`
+	MiniAfter    *ebpf.ProgramSpec `ebpf:"mini_after"`
+	MiniBefore   *ebpf.ProgramSpec `ebpf:"mini_before"`
+	MiniSocket   *ebpf.ProgramSpec `ebpf:"mini_socket"`
 	ProcessExec  *ebpf.ProgramSpec `ebpf:"process_exec"`
 	ProcessExit  *ebpf.ProgramSpec `ebpf:"process_exit"`
 	ProcessFork  *ebpf.ProgramSpec `ebpf:"process_fork"`
@@ -569,7 +583,6 @@ type bpfProgramSpecs struct {
 	SendLength   *ebpf.ProgramSpec `ebpf:"send_length"`
 	State        *ebpf.ProgramSpec `ebpf:"state"`
 	StateRefused *ebpf.ProgramSpec `ebpf:"state_refused"`
-	TimeWait     *ebpf.ProgramSpec `ebpf:"time_wait"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -583,9 +596,11 @@ type bpfMapSpecs struct {
 	Latest         *ebpf.MapSpec `ebpf:"latest"`
 	Lports         *ebpf.MapSpec `ebpf:"lports"`
 	Memos          *ebpf.MapSpec `ebpf:"memos"`
+	Orphans        *ebpf.MapSpec `ebpf:"orphans"`
 	Passing        *ebpf.MapSpec `ebpf:"passing"`
 	Pids           *ebpf.MapSpec `ebpf:"pids"`
 	Queued         *ebpf.MapSpec `ebpf:"queued"`
+	Received       *ebpf.MapSpec `ebpf:"received"`
 	Records        *ebpf.MapSpec `ebpf:"records"`
 	Ring           *ebpf.MapSpec `ebpf:"ring"`
 	Rports         *ebpf.MapSpec `ebpf:"rports"`
@@ -609,6 +624,7 @@ type bpfVariableSpecs struct {
 	FamilyRoot       *ebpf.VariableSpec `ebpf:"family_root"`
 	Filter           *ebpf.VariableSpec `ebpf:"filter"`
 	Hz               *ebpf.VariableSpec `ebpf:"hz"`
+	LateTimeWait     *ebpf.VariableSpec `ebpf:"late_time_wait"`
 	OnlyCloses       *ebpf.VariableSpec `ebpf:"only_closes"`
 	OwnByIo          *ebpf.VariableSpec `ebpf:"own_by_io"`
 	RelativesFound   *ebpf.VariableSpec `ebpf:"relatives_found"`
@@ -670,9 +686,11 @@ type bpfMaps struct {
 	Latest         *ebpf.Map `ebpf:"latest"`
 	Lports         *ebpf.Map `ebpf:"lports"`
 	Memos          *ebpf.Map `ebpf:"memos"`
+	Orphans        *ebpf.Map `ebpf:"orphans"`
 	Passing        *ebpf.Map `ebpf:"passing"`
 	Pids           *ebpf.Map `ebpf:"pids"`
 	Queued         *ebpf.Map `ebpf:"queued"`
+	Received       *ebpf.Map `ebpf:"received"`
 	Records        *ebpf.Map `ebpf:"records"`
 	Ring           *ebpf.Map `ebpf:"ring"`
 	Rports         *ebpf.Map `ebpf:"rports"`
@@ -694,9 +712,11 @@ func (m *bpfMaps) Close() error {
 		m.Latest,
 		m.Lports,
 		m.Memos,
+		m.Orphans,
 		m.Passing,
 		m.Pids,
 		m.Queued,
+		m.Received,
 		m.Records,
 		m.Ring,
 		m.Rports,
@@ -721,6 +741,7 @@ type bpfVariables struct {
 	FamilyRoot       *ebpf.Variable `ebpf:"family_root"`
 	Filter           *ebpf.Variable `ebpf:"filter"`
 	Hz               *ebpf.Variable `ebpf:"hz"`
+	LateTimeWait     *ebpf.Variable `ebpf:"late_time_wait"`
 	OnlyCloses       *ebpf.Variable `ebpf:"only_closes"`
 	OwnByIo          *ebpf.Variable `ebpf:"own_by_io"`
 	RelativesFound   *ebpf.Variable `ebpf:"relatives_found"`
@@ -767,6 +788,9 @@ type bpfPrograms struct {
 	DumpMappings *ebpf.Program `ebpf:"dump_mappings"`
 	DumpTcp      *ebpf.Program `ebpf:"dump_tcp"`
 	DumpThreads  *ebpf.Program `ebpf:"dump_threads"`
+	MiniAfter    *ebpf.Program `ebpf:"mini_after"`
+	MiniBefore   *ebpf.Program `ebpf:"mini_before"`
+	MiniSocket   *ebpf.Program `ebpf:"mini_socket"`
 	ProcessExec  *ebpf.Program `ebpf:"process_exec"`
 	ProcessExit  *ebpf.Program `ebpf:"process_exit"`
 	ProcessFork  *ebpf.Program `ebpf:"process_fork"`
@@ -778,7 +802,6 @@ type bpfPrograms struct {
 	SendLength   *ebpf.Program `ebpf:"send_length"`
 	State        *ebpf.Program `ebpf:"state"`
 	StateRefused *ebpf.Program `ebpf:"state_refused"`
-	TimeWait     *ebpf.Program `ebpf:"time_wait"`
 }
 
 func (p *bpfPrograms) Close() error {
@@ -791,6 +814,9 @@ func (p *bpfPrograms) Close() error {
 		p.DumpMappings,
 		p.DumpTcp,
 		p.DumpThreads,
+		p.MiniAfter,
+		p.MiniBefore,
+		p.MiniSocket,
 		p.ProcessExec,
 		p.ProcessExit,
 		p.ProcessFork,
@@ -802,7 +828,6 @@ func (p *bpfPrograms) Close() error {
 		p.SendLength,
 		p.State,
 		p.StateRefused,
-		p.TimeWait,
 	)
 }
 

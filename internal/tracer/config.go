@@ -46,6 +46,13 @@ const (
 	maxPids       = 1024
 )
 
+// wantsTimeWait reports whether a transition to TIME_WAIT can pass the filter.
+func (c *Config) wantsTimeWait() bool {
+	f := &c.Filter
+	before := event.SetOf(event.FinWait2, event.Closing)
+	return c.Live && !c.Closes && (f.States == 0 || f.States.Has(event.TimeWait) || f.States&before != 0)
+}
+
 func (c *Config) ringBytes() int {
 	switch {
 	case !c.Live:
@@ -86,6 +93,9 @@ func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
 	}
 	if c.Family == 0 {
 		spec.Maps["family"].MaxEntries = 1
+	}
+	if !c.wantsTimeWait() {
+		spec.Maps["orphans"].MaxEntries = 1
 	}
 	if len(f.Pids) > maxPids {
 		return fmt.Errorf("filter: %d pids, at most %d", len(f.Pids), maxPids)

@@ -215,6 +215,8 @@ func (t *Tracer) tell(fact string, have map[string]string) error {
 		return t.set("own_by_io", flag(have[factAccept] != "inet_csk_accept"))
 	case factRead:
 		return t.set("watch_eof", watched(have[factRead]))
+	case factMiniAfter:
+		return t.set("late_time_wait", flag(have[factMiniBefore] != "" && have[factMiniAfter] != ""))
 	}
 	return nil
 }
