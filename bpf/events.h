@@ -79,6 +79,8 @@ enum transition_flags {
 	TRANSITION_EOF_SEEN = 1 << 3,
 	TRANSITION_WATCHED = 1 << 4,
 	TRANSITION_SENT = 1 << 5, /* sent_after_fin is valid */
+	/* Out of SYN_SENT: */
+	TRANSITION_NO_PORT = 1 << 6, /* connect() fails with EADDRNOTAVAIL */
 };
 
 /* One state change, in the ring buffer. */

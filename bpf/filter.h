@@ -43,10 +43,7 @@ static __always_inline bool wanted_states(__u32 states)
 	return !filter.states || (filter.states & states);
 }
 
-/*
- * A connect() that found no port has set the state and takes it back, still without a port. A
- * reset has a closer.
- */
+/* A reset has a closer. */
 static __always_inline bool tells_close(const struct transition *t)
 {
 	if (t->new_state == TCP_FIN_WAIT1)
@@ -54,7 +51,7 @@ static __always_inline bool tells_close(const struct transition *t)
 	if (t->new_state == TCP_CLOSING)
 		return t->closer;
 	return t->new_state == TCP_CLOSE &&
-	       (t->closer || (t->old_state == TCP_SYN_SENT && !t->flow.lport));
+	       (t->closer || t->flags & TRANSITION_NO_PORT);
 }
 
 static __always_inline bool wanted(const struct transition *t)

@@ -39,6 +39,7 @@ enum tcp_state {
 	TCP_LISTEN,
 	TCP_CLOSING,
 	TCP_NEW_SYN_RECV,
+	TCP_BOUND_INACTIVE,
 };
 
 #pragma clang diagnostic push

@@ -207,6 +207,23 @@ static __always_inline void fill_closer(struct transition *t, struct sock *sk)
 		t->flags |= TRANSITION_EXITING;
 }
 
+/*
+ * connect() sets the state before it looks for a port, and takes it back where there is none;
+ * for a socket that was bound (it keeps its port) where that is in use to the destination. A
+ * sequence number is chosen after that, before anything else can go wrong.
+ */
+static __always_inline void fill_no_port(struct transition *t, struct sock *sk)
+{
+	struct tcp_sock *tp;
+
+	if (t->old_state != TCP_SYN_SENT || t->new_state != TCP_CLOSE)
+		return;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp &&
+	    (!t->flow.lport || (sk->__sk_common.skc_num && !tp->write_seq)))
+		t->flags |= TRANSITION_NO_PORT;
+}
+
 /* Who closed first is of interest again when the peer turns out to have closed, too. */
 static __always_inline void keep_closer(struct transition *t,
 					struct record *rec)
@@ -289,6 +306,7 @@ static __noinline void transit(struct sock *sk, int old, int new, __u64 stack)
 	if (old == TCP_CLOSE_WAIT)
 		fill_wait(&t, rec, sk);
 	fill_closer(&t, sk);
+	fill_no_port(&t, sk);
 	if (rec)
 		keep_closer(&t, rec);
 	if (makes_time_wait(sk, rec, old, new)) {

@@ -349,7 +349,7 @@ func (f *findings) addBudgets(r *record.Timewait) {
 func (f *findings) failure(x *ports.Failure) record.ConnectFailure {
 	return record.ConnectFailure{
 		Pid: x.Task.Pid, Comm: commOf(&x.Task), Container: record.Escape(f.container(x.Task.Pid, x.Cgroup)),
-		Netns: x.Netns, Laddr: x.Laddr, Raddr: x.Raddr, Rport: x.Rport, N: x.N,
+		Netns: x.Netns, Laddr: x.Laddr, Raddr: x.Raddr, Rport: x.Rport, N: x.N, Bound: x.Bound,
 	}
 }
 

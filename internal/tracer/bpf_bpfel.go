@@ -362,18 +362,19 @@ type bpfTask struct {
 type bpfTcpState uint32
 
 const (
-	bpfTcpStateTCP_ESTABLISHED  bpfTcpState = 1
-	bpfTcpStateTCP_SYN_SENT     bpfTcpState = 2
-	bpfTcpStateTCP_SYN_RECV     bpfTcpState = 3
-	bpfTcpStateTCP_FIN_WAIT1    bpfTcpState = 4
-	bpfTcpStateTCP_FIN_WAIT2    bpfTcpState = 5
-	bpfTcpStateTCP_TIME_WAIT    bpfTcpState = 6
-	bpfTcpStateTCP_CLOSE        bpfTcpState = 7
-	bpfTcpStateTCP_CLOSE_WAIT   bpfTcpState = 8
-	bpfTcpStateTCP_LAST_ACK     bpfTcpState = 9
-	bpfTcpStateTCP_LISTEN       bpfTcpState = 10
-	bpfTcpStateTCP_CLOSING      bpfTcpState = 11
-	bpfTcpStateTCP_NEW_SYN_RECV bpfTcpState = 12
+	bpfTcpStateTCP_ESTABLISHED    bpfTcpState = 1
+	bpfTcpStateTCP_SYN_SENT       bpfTcpState = 2
+	bpfTcpStateTCP_SYN_RECV       bpfTcpState = 3
+	bpfTcpStateTCP_FIN_WAIT1      bpfTcpState = 4
+	bpfTcpStateTCP_FIN_WAIT2      bpfTcpState = 5
+	bpfTcpStateTCP_TIME_WAIT      bpfTcpState = 6
+	bpfTcpStateTCP_CLOSE          bpfTcpState = 7
+	bpfTcpStateTCP_CLOSE_WAIT     bpfTcpState = 8
+	bpfTcpStateTCP_LAST_ACK       bpfTcpState = 9
+	bpfTcpStateTCP_LISTEN         bpfTcpState = 10
+	bpfTcpStateTCP_CLOSING        bpfTcpState = 11
+	bpfTcpStateTCP_NEW_SYN_RECV   bpfTcpState = 12
+	bpfTcpStateTCP_BOUND_INACTIVE bpfTcpState = 13
 )
 
 type bpfTransition struct {

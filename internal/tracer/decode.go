@@ -31,6 +31,7 @@ const (
 	transitionEOFSeen  = 1 << 3
 	transitionWatched  = 1 << 4
 	transitionSent     = 1 << 5
+	transitionNoPort   = 1 << 6
 
 	// enum socket_flags
 	socketBaseline      = 1 << 0
@@ -72,6 +73,7 @@ func decodeTransition(raw []byte, to *event.Transition) error {
 		User:      c.User,
 		Closer:    c.Closer,
 		Exiting:   c.Flags&transitionExiting != 0,
+		NoPort:    c.Flags&transitionNoPort != 0,
 		Stacks:    stacksOf(&c.Stacks),
 
 		RecvQ:        c.RecvQ,
