@@ -21,7 +21,6 @@ import (
 // The pictures in docs/states.md are made of testenv.Machine. Here each of its arrows is made
 // to happen while tail watches, and tail sees no other.
 func TestStateMachine(t *testing.T) {
-	outsideGuests(t)
 	w := newNarrow(t)
 	tail := start(t, "tail", "-o", "json", "--netns", inode(w.Netns))
 	seen := watchArrows(tail)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -92,6 +93,7 @@ type portsRecord struct {
 		Raddr string
 		Rport uint16
 		N     int
+		Bound int
 	} `json:"connect_failures"`
 	Namespaces []struct {
 		Netns    uint32
@@ -141,7 +143,7 @@ type portScene struct{ *scene }
 // newPortScene has ports from low to high, and TIME_WAIT is taken over by nobody.
 func newPortScene(t *testing.T, low, high int) portScene {
 	t.Helper()
-	s := portScene{newScene(t)}
+	s := portScene{newStage(t)}
 	s.sysctl(t, "ip_local_port_range", fmt.Sprint(low, " ", high))
 	// The default takes over between loopback addresses.
 	s.sysctl(t, "tcp_tw_reuse", "0")
@@ -159,12 +161,21 @@ func (s portScene) sysctl(t *testing.T, name, value string) {
 // party starts a role of testdata/timewait.
 func (s portScene) party(t *testing.T, args ...string) *actor {
 	t.Helper()
-	cmd := exec.Command(s.gobuild(t, filepath.Join("..", "timewait"), "timewait"), args...)
+	cmd := exec.Command(s.timewaitProgram(t), args...)
 	orders, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &actor{s.start(t, cmd), orders}
+}
+
+// timewaitProgram is built here; guests bring it along.
+func (s portScene) timewaitProgram(t *testing.T) string {
+	t.Helper()
+	if inGuest() {
+		return tool(t, "timewait")
+	}
+	return s.gobuild(t, filepath.Join("..", "timewait"), "timewait")
 }
 
 func (s portScene) server(t *testing.T, addr string) *actor {
@@ -211,20 +222,56 @@ func (s portScene) present(t *testing.T, args ...string) *portsRecord {
 }
 
 // Ten thousand connections whose end is known: by a FIN or a reset, of this side or of that,
-// or of both at the same time. Every one of them is told right.
+// or of both at the same time. Every one of them is told right. Guests make a tenth.
 func TestTimewaitTellsWhoCloses(t *testing.T) {
-	outsideGuests(t)
-	const clientFirst, serverFirst, clientResets, serverResets, both = 3607, 3613, 1277, 1279, 227
+	clientFirst, serverFirst, clientResets, serverResets := 3607, 3613, 1277, 1279
+	if inGuest() {
+		clientFirst, serverFirst, clientResets, serverResets = 367, 373, 127, 131
+	}
 	near, far := newPortScene(t, 10000, 65000), newPortScene(t, 10000, 65000)
 	server := near.server(t, "127.0.0.1")
-	hold := relay(t, near.ns, far.ns)
-	farServer := far.server(t, relayFar)
 	w := watchPorts(t, near, far)
 
 	client := near.party(t, "dial", "-workers", "4", "-to", server.addr(), "-plan",
 		fmt.Sprintf("c=%d,s=%d,r=%d,R=%d", clientFirst, serverFirst, clientResets, serverResets))
-	pair := near.party(t, "dial", "-workers", "4", "-to", fmt.Sprint(relayFar, ":", farServer.port), "-plan", fmt.Sprint("b=", both))
+	var pair, farServer *actor
+	both := 0
+	if !inGuest() { // these have no wire
+		both = 227
+		pair, farServer = closeTogether(t, near, far, both)
+	}
 	client.counts(t)
+	near.await(t, 0, "not yet closed", func(r testenv.TCPRow) bool {
+		return r.State != event.TimeWait && r.State != event.Listen
+	})
+	far.await(t, both, "in TIME_WAIT", func(r testenv.TCPRow) bool { return r.State == event.TimeWait })
+
+	v := portsSeen(t, w)
+	checkCloser(t, v, client, clientFirst, clientResets, 0)
+	checkCloser(t, v, server, serverFirst, serverResets, 0)
+	closers := 2
+	if both > 0 {
+		checkCloser(t, v, pair, 0, 0, both)
+		checkCloser(t, v, farServer, 0, 0, both)
+		closers = 4
+	}
+	if len(v.Closers) != closers || len(v.Resets) != 2 {
+		t.Errorf("others, too: %+v, %+v", v.Closers, v.Resets)
+	}
+	// Some are gone again: where the server closes first, the client's port is free for the next.
+	if want := near.timeWaits(t) + far.timeWaits(t); v.TimeWait != want {
+		t.Errorf("%d in TIME_WAIT, want %d", v.TimeWait, want)
+	}
+	checkPlaces(t, v.closer(client.pid()), "connected", server.port)
+	checkPlaces(t, v.closer(server.pid()), "accepted", server.port)
+}
+
+// closeTogether closes both ends of so many connections before either knows.
+func closeTogether(t *testing.T, near, far portScene, both int) (pair, farServer *actor) {
+	t.Helper()
+	hold := relay(t, near.ns, far.ns)
+	farServer = far.server(t, relayFar)
+	pair = near.party(t, "dial", "-workers", "4", "-to", fmt.Sprint(relayFar, ":", farServer.port), "-plan", fmt.Sprint("b=", both))
 	for _, a := range []*actor{pair, farServer} {
 		a.said(t, fmt.Sprint("kept ", both))
 	}
@@ -238,37 +285,16 @@ func TestTimewaitTellsWhoCloses(t *testing.T) {
 	}
 	near.await(t, both, "that sent a FIN", func(r testenv.TCPRow) bool { return r.State == event.FinWait1 && r.Rport == farServer.port })
 	hold.Store(false)
-	near.await(t, 0, "not yet closed", func(r testenv.TCPRow) bool {
-		return r.State != event.TimeWait && r.State != event.Listen
-	})
-	far.await(t, both, "in TIME_WAIT", func(r testenv.TCPRow) bool { return r.State == event.TimeWait })
+	return pair, farServer
+}
 
-	v := portsSeen(t, w)
-	for _, want := range []struct {
-		what                        string
-		a                           *actor
-		first, resets, simultaneous int
-	}{
-		{"client", client, clientFirst, clientResets, 0},
-		{"server", server, serverFirst, serverResets, 0},
-		{"near end", pair, 0, 0, both},
-		{"far end", farServer, 0, 0, both},
-	} {
-		c := v.closer(want.a.pid())
-		if c.ClosedFirst != want.first || c.Simultaneous != want.simultaneous || v.resets(want.a.pid()) != want.resets {
-			t.Errorf("%s: %d first, %d resets, %d simultaneous, want %d, %d, %d", want.what,
-				c.ClosedFirst, v.resets(want.a.pid()), c.Simultaneous, want.first, want.resets, want.simultaneous)
-		}
+func checkCloser(t *testing.T, v *portsRecord, a *actor, first, resets, simultaneous int) {
+	t.Helper()
+	c := v.closer(a.pid())
+	if c.ClosedFirst != first || c.Simultaneous != simultaneous || v.resets(a.pid()) != resets {
+		t.Errorf("%v: %d first, %d resets, %d simultaneous, want %d, %d, %d", a.cmd.Args,
+			c.ClosedFirst, v.resets(a.pid()), c.Simultaneous, first, resets, simultaneous)
 	}
-	if len(v.Closers) != 4 || len(v.Resets) != 2 {
-		t.Errorf("others, too: %+v, %+v", v.Closers, v.Resets)
-	}
-	// Some are gone again: where the server closes first, the client's port is free for the next.
-	if want := near.timeWaits(t) + far.timeWaits(t); v.TimeWait != want {
-		t.Errorf("%d in TIME_WAIT, want %d", v.TimeWait, want)
-	}
-	checkPlaces(t, v.closer(client.pid()), "connected", server.port)
-	checkPlaces(t, v.closer(server.pid()), "accepted", server.port)
 }
 
 // checkPlaces: the stacks name the function that closes, and not all were left out.
@@ -433,7 +459,6 @@ func (s portScene) awaitMade(t *testing.T, atLeast int) {
 // In both families: the failures that the program counted are those told, the budget is what
 // the kernel's own table has, and refused connections are no failures for want of a port.
 func TestTimewaitBudgetRunsDry(t *testing.T) {
-	outsideGuests(t)
 	for _, family := range []struct{ name, addr string }{{"ipv4", "127.0.0.1"}, {"ipv6", "[::1]"}} {
 		t.Run(family.name, func(t *testing.T) {
 			const low, high, some = 30000, 30306, 211
@@ -511,7 +536,6 @@ func TestTimewaitMPTCP(t *testing.T) {
 // Who binds first takes a port from all destinations, and from everybody else; with
 // IP_BIND_ADDRESS_NO_PORT it does not.
 func TestTimewaitBindBeforeConnect(t *testing.T) {
-	outsideGuests(t)
 	// Of an odd number of ports a search can skip one.
 	const low, high, bound = 30000, 30197, 101
 	const ports = high - low + 1
@@ -553,7 +577,6 @@ func TestTimewaitBindBeforeConnect(t *testing.T) {
 
 // Where tcp_tw_reuse applies, a TIME_WAIT of a second does not keep its port from anybody.
 func TestTimewaitReuse(t *testing.T) {
-	outsideGuests(t)
 	const low, high = 30000, 30198
 	for _, reuse := range []string{"1", "2"} {
 		t.Run(reuse, func(t *testing.T) {
@@ -583,7 +606,6 @@ func TestTimewaitReuse(t *testing.T) {
 
 // tcp_max_tw_buckets: what is over it is left out, and counted.
 func TestTimewaitOverflow(t *testing.T) {
-	outsideGuests(t)
 	s := newPortScene(t, 30000, 40000)
 	server := s.server(t, "127.0.0.1")
 	s.sysctl(t, "tcp_max_tw_buckets", "101")
@@ -606,7 +628,6 @@ func (a *actor) drained(t *testing.T, s portScene) {
 // Processes that are gone when the watching ends have their names; those that ended with
 // their connections open are told so.
 func TestTimewaitNamesTheGone(t *testing.T) {
-	outsideGuests(t)
 	s := newPortScene(t, 30000, 40000)
 	server := s.server(t, "127.0.0.1")
 	w := watchPorts(t, s)
@@ -638,7 +659,6 @@ func TestTimewaitNamesTheGone(t *testing.T) {
 
 // The filters choose closers and failures by process, and with them the budgets.
 func TestTimewaitFilters(t *testing.T) {
-	outsideGuests(t)
 	s := newPortScene(t, 30000, 40000)
 	one, two := s.server(t, "127.0.0.1"), s.server(t, "127.0.0.1")
 	w := startUntil(t, "fact=transitions", "timewait", "-o", "json", "--for", patience.String(), "--netns", inode(s.ns), "-D", fmt.Sprint(one.port), "--comm", "timewait")
@@ -657,7 +677,6 @@ func TestTimewaitFilters(t *testing.T) {
 
 // Where nothing is wrong it says so.
 func TestTimewaitHealthy(t *testing.T) {
-	outsideGuests(t)
 	s := newPortScene(t, 32768, 60999)
 	server := s.server(t, "127.0.0.1")
 	w := watchPorts(t, s)
@@ -675,4 +694,108 @@ func TestTimewaitHealthy(t *testing.T) {
 	if !strings.Contains(table, "46 sockets in TIME_WAIT") || !strings.Contains(table, "othing is wrong") {
 		t.Errorf("table: %s", table)
 	}
+}
+
+// connect() of a socket that was bound fails where its port is in use to the same destination:
+// each such failure is counted, and nothing else that ends a connect() of a bound socket.
+func TestTimewaitCountsFailuresOfBoundSockets(t *testing.T) {
+	for _, family := range []struct {
+		name    string
+		v6      bool
+		nowhere unix.Sockaddr
+	}{
+		{"ipv4", false, &unix.SockaddrInet4{Addr: [4]byte{192, 0, 2, 1}, Port: 80}},
+		{"ipv6", true, &unix.SockaddrInet6{Addr: [16]byte{0x20, 1, 0xd, 0xb8, 15: 1}, Port: 80}},
+	} {
+		t.Run(family.name, func(t *testing.T) {
+			if family.v6 {
+				requireIPv6(t)
+			}
+			ns := testNetns(t)
+			z := newZoo(t, ns, family.v6)
+			w := startUntil(t, "fact=transitions", "timewait", "-o", "json", "--for", patience.String(), "--netns", inode(ns))
+			want := z.failBound(t)
+			z.endOtherwise(t, family.nowhere)
+			v := portsSeen(t, w)
+			if len(v.Failures) != 1 || v.Failures[0].Pid != os.Getpid() || v.Failures[0].Rport != portOf(z.addr) ||
+				v.Failures[0].N != want || v.Failures[0].Bound != want {
+				t.Errorf("failures %+v, want %d", v.Failures, want)
+			}
+			if len(v.Advice) == 0 || !strings.Contains(v.Advice[0], "that bind() had chosen") {
+				t.Errorf("advice %q", v.Advice)
+			}
+		})
+	}
+}
+
+func portOf(a unix.Sockaddr) uint16 {
+	if v6, ok := a.(*unix.SockaddrInet6); ok {
+		return uint16(v6.Port)
+	}
+	return uint16(a.(*unix.SockaddrInet4).Port)
+}
+
+// bound is a socket with a local address that others may have, too.
+func (z *zoo) bound(t *testing.T, at unix.Sockaddr) *end {
+	t.Helper()
+	e := newEnd(t, z.socket(t))
+	if err := errors.Join(unix.SetsockoptInt(e.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(e.fd, at)); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// failBound counts the failures of sockets that are bound to the port of a connection.
+func (z *zoo) failBound(t *testing.T) (failed int) {
+	t.Helper()
+	first := z.bound(t, z.loopback())
+	at, err := unix.Getsockname(first.fd)
+	if err := errors.Join(err, unix.Connect(first.fd, z.addr)); err != nil {
+		t.Fatal(err)
+	}
+	for range n {
+		e := z.bound(t, at)
+		for range 2 {
+			if err := unix.Connect(e.fd, z.addr); !errors.Is(err, unix.EADDRNOTAVAIL) {
+				t.Fatalf("a port for two connections: %v", err)
+			}
+			failed++
+		}
+	}
+	return failed
+}
+
+// endOtherwise: refused, without a route, given up by the program, without an answer.
+func (z *zoo) endOtherwise(t *testing.T, nowhere unix.Sockaddr) {
+	t.Helper()
+	silent := z.fullListener(t)
+	for range n {
+		if err := unix.Connect(z.bound(t, z.loopback()).fd, z.nobody()); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Fatalf("not refused: %v", err)
+		}
+		if err := unix.Connect(z.bound(t, z.loopback()).fd, nowhere); err == nil {
+			t.Fatal("connected to nowhere")
+		}
+		given := z.bound(t, z.loopback())
+		if err := errors.Join(unix.SetNonblock(given.fd, true), ignore(unix.Connect(given.fd, silent), unix.EINPROGRESS)); err != nil {
+			t.Fatal(err)
+		}
+		given.await(t, event.SynSent)
+		given.close()
+	}
+	late := z.bound(t, z.loopback())
+	if err := unix.SetsockoptInt(late.fd, unix.IPPROTO_TCP, unix.TCP_SYNCNT, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(late.fd, silent); !errors.Is(err, unix.ETIMEDOUT) {
+		t.Fatalf("answered: %v", err)
+	}
+}
+
+// nobody listens there.
+func (z *zoo) nobody() unix.Sockaddr {
+	if z.v6 {
+		return &unix.SockaddrInet6{Addr: [16]byte{15: 1}, Port: 1}
+	}
+	return &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: 1}
 }

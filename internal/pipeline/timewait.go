@@ -87,7 +87,8 @@ func (e *Engine) watchPorts(q *TimewaitQuery) (*portWatcher, error) {
 
 func (w *portWatcher) run(ctx context.Context) error {
 	w.before = w.engine.portSpaces(w.query.Filter.Kernel().Netns)
-	snap, err := w.Snapshot(ctx, tracer.SnapshotOptions{})
+	// Whoever loses patience by now is told the present.
+	snap, err := w.Snapshot(context.WithoutCancel(ctx), tracer.SnapshotOptions{})
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +17,9 @@ import (
 func exactTimeWait(tr *Tracer) bool {
 	return attached(tr, factTimeWait) != "" && attached(tr, factMiniBefore) != "" && attached(tr, factMiniAfter) != ""
 }
+
+// closes: a connection is at its end.
+func closes(e *event.Transition) bool { return e.New == event.Close && e.Old != event.Listen }
 
 func toTimeWait(e *event.Transition) bool { return e.New == event.TimeWait }
 
@@ -33,9 +37,9 @@ func TestTimeWaitIsToldOnce(t *testing.T) {
 		none = append(none, abortInFinWait2(t, ns, l), closeWithUnread(t, ns, l))
 	}
 	all := collect(t, tr, func(got []event.Transition) bool {
-		return count(got, func(e *event.Transition) bool {
-			return e.New == event.Close && e.Old != event.Listen
-		}) >= 8*n && count(got, toTimeWait) >= 2*n
+		closed, told := count(got, closes), count(got, toTimeWait)
+		t.Logf("%d sockets are closed, %d in TIME_WAIT", closed, told)
+		return closed >= 8*n && told >= 2*n
 	})
 	got := map[uint16]int{}
 	for i := range all {
@@ -142,7 +146,7 @@ func TestFinWait2IsNoTimeWait(t *testing.T) {
 	l := listen(t, ns, "127.0.0.1:0")
 	older, _ := one(t, ns, l)
 	older.client.Close()
-	readEOF(t, older.server)
+	awaitMini(t, ns, event.FinWait2)
 	tr := openIn(t, ns, Config{Live: true})
 	if !exactTimeWait(tr) {
 		testenv.Skip(t, "mini-socket hooks", "fentry and fexit are refused here")
@@ -161,10 +165,8 @@ func TestFinWait2IsNoTimeWait(t *testing.T) {
 		}
 		pairs, ports[port] = append(pairs, p), 0
 	}
-	ended := func(got []event.Transition) int {
-		return count(got, func(e *event.Transition) bool { return e.Old == event.FinWait2 && e.New == event.Close })
-	}
-	before := collect(t, tr, func(got []event.Transition) bool { return ended(got) >= 2*n })
+	// All clients, and of the servers those that reset.
+	before := collect(t, tr, func(got []event.Transition) bool { return count(got, closes) >= 3*n })
 	if told := count(before, toTimeWait); told != 0 {
 		t.Errorf("%d in FIN_WAIT2 are told to be in TIME_WAIT", told)
 	}
@@ -189,6 +191,19 @@ func TestFinWait2IsNoTimeWait(t *testing.T) {
 	if snap := snapshot(t, tr, event.TimeWait); len(snap.Sockets) != n+1 {
 		t.Errorf("%d in TIME_WAIT, want %d", len(snap.Sockets), n+1)
 	}
+}
+
+// awaitMini waits until there is a socket in the state that is nobody's any more.
+func awaitMini(t *testing.T, ns *testenv.Netns, state event.State) {
+	t.Helper()
+	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(time.Millisecond) {
+		for _, row := range testenv.TCPTable(t, ns.Path) {
+			if row.State == state && row.Inode == 0 {
+				return
+			}
+		}
+	}
+	t.Fatalf("no mini-socket in %v", state)
 }
 
 // Where there is no room for a mini-socket none is told.
