@@ -121,7 +121,7 @@ func TestAdviseNamesTheCloser(t *testing.T) {
 		{Task: event.Task{Comm: event.MakeComm("churner")}, Destinations: map[Destination]int{far: 230}},
 	}
 	for observed, want := range map[time.Duration]string{
-		0:                "28000 of the 28000 ports used to 192.0.2.2:443 are gone for 60 s each because this end closed first",
+		0:                "28000 of the 28000 ports in use to 192.0.2.2:443 are gone for 60 s each because this end closed first",
 		10 * time.Second: "churner closes first, 23 times a second, to 192.0.2.2:443",
 	} {
 		f.Observed = observed
