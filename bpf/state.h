@@ -134,7 +134,8 @@ static __always_inline bool makes_time_wait(struct sock *sk, struct record *rec,
 	    (rec && rec->flags & RECORD_TIME_WAIT))
 		return false;
 	if (old == TCP_FIN_WAIT2)
-		return sock_flag(sk, SOCK_DONE) || leaves_orphan(sk);
+		return sock_flag(sk, SOCK_DONE) ||
+		       (!late_time_wait && leaves_orphan(sk));
 	return old == TCP_CLOSING;
 }
 

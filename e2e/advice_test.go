@@ -525,6 +525,7 @@ func TestAdviceBindAddressNoPort(t *testing.T) {
 
 // One port serves one connection to a destination, however many ports are free.
 func TestAdviceLetConnectChoose(t *testing.T) {
+	outsideGuests(t)
 	w := newNarrow(t)
 	s := w.serve(loopback, holds)
 	watch := startUntil(t, "fact=transitions", "timewait", "-o", "json", "--for", patience.String(), "--netns", inode(w.Netns))

@@ -36,11 +36,10 @@ func TestTimeWaitIsToldOnce(t *testing.T) {
 		want[waits], want[direct] = want[waits]+1, want[direct]+1
 		none = append(none, abortInFinWait2(t, ns, l), closeWithUnread(t, ns, l))
 	}
-	all := collect(t, tr, func(got []event.Transition) bool {
-		closed, told := count(got, closes), count(got, toTimeWait)
-		t.Logf("%d sockets are closed, %d in TIME_WAIT", closed, told)
-		return closed >= 8*n && told >= 2*n
-	})
+	awaitTable(t, ns, "connections are open", func(r testenv.TCPRow) bool {
+		return r.State != event.TimeWait && r.State != event.Listen
+	}, 0)
+	all := collect(t, tr, func(got []event.Transition) bool { return count(got, toTimeWait) >= 2*n })
 	got := map[uint16]int{}
 	for i := range all {
 		e := &all[i]
@@ -146,7 +145,9 @@ func TestFinWait2IsNoTimeWait(t *testing.T) {
 	l := listen(t, ns, "127.0.0.1:0")
 	older, _ := one(t, ns, l)
 	older.client.Close()
-	awaitMini(t, ns, event.FinWait2)
+	awaitTable(t, ns, "mini-sockets in FIN_WAIT2", func(r testenv.TCPRow) bool {
+		return r.State == event.FinWait2 && r.Inode == 0
+	}, 1)
 	tr := openIn(t, ns, Config{Live: true})
 	if !exactTimeWait(tr) {
 		testenv.Skip(t, "mini-socket hooks", "fentry and fexit are refused here")
@@ -193,17 +194,22 @@ func TestFinWait2IsNoTimeWait(t *testing.T) {
 	}
 }
 
-// awaitMini waits until there is a socket in the state that is nobody's any more.
-func awaitMini(t *testing.T, ns *testenv.Netns, state event.State) {
+// awaitTable waits until just want rows of the kernel's table are ok.
+func awaitTable(t *testing.T, ns *testenv.Netns, what string, ok func(testenv.TCPRow) bool, want int) {
 	t.Helper()
+	found := -1
 	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(time.Millisecond) {
+		found = 0
 		for _, row := range testenv.TCPTable(t, ns.Path) {
-			if row.State == state && row.Inode == 0 {
-				return
+			if ok(row) {
+				found++
 			}
 		}
+		if found == want {
+			return
+		}
 	}
-	t.Fatalf("no mini-socket in %v", state)
+	t.Fatalf("%d %s, want %d", found, what, want)
 }
 
 // Where there is no room for a mini-socket none is told.
