@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -207,12 +208,9 @@ func watchPorts(t *testing.T, scenes ...portScene) *running {
 func portsSeen(t *testing.T, r *running) *portsRecord {
 	t.Helper()
 	v := decode[portsRecord](t, r.interrupt(t).want(t, exitClean).stdout)
-	// Guests are interrupted in the middle of anything.
-	if inGuest() {
-		v.Loss.Missed = 0
-	}
-	if v.Loss.Any() {
-		t.Errorf("lost: %+v", v.Loss)
+	// Guests are interrupted, and preempted, in the middle of anything.
+	if loss := v.Loss; loss.Any() && (!inGuest() || loss.Missed == 0) {
+		t.Errorf("lost: %+v", loss)
 	}
 	return &v
 }
@@ -295,6 +293,11 @@ func closeTogether(t *testing.T, near, far portScene, both int) (pair, farServer
 func checkCloser(t *testing.T, v *portsRecord, a *actor, first, resets, simultaneous int) {
 	t.Helper()
 	c := v.closer(a.pid())
+	short := first - c.ClosedFirst + resets - v.resets(a.pid())
+	if inGuest() && short > 0 && short <= int(v.Loss.Missed) {
+		t.Logf("%v: %d missed, and said so", a.cmd.Args, short)
+		return
+	}
 	if c.ClosedFirst != first || c.Simultaneous != simultaneous || v.resets(a.pid()) != resets {
 		t.Errorf("%v: %d first, %d resets, %d simultaneous, want %d, %d, %d", a.cmd.Args,
 			c.ClosedFirst, v.resets(a.pid()), c.Simultaneous, first, resets, simultaneous)
@@ -399,24 +402,25 @@ func TestTimewaitForecast(t *testing.T) {
 	outsideGuests(t)
 	const tries = 3
 	for range tries {
-		behind := foretell(t)
-		if behind == "" {
+		unsteady := foretell(t)
+		if unsteady == "" {
 			return
 		}
-		// What comes late comes faster then, and nobody can foresee it.
-		t.Logf("the client did not keep its pace: %s", behind)
+		// Nobody can foresee that.
+		t.Logf("the client did not keep its pace: %s", unsteady)
 	}
 	t.Fatalf("this machine is too busy for a steady pace, %d times", tries)
 }
 
-// foretell compares what is told with what comes, or says by how much the client was behind.
-func foretell(t *testing.T) (behind string) {
+// foretell compares what is told with what comes, or says how the client changed its pace.
+func foretell(t *testing.T) (unsteady string) {
 	t.Helper()
 	const low, high, perSecond = 30000, 30996, 37.0 // gone after 27 s
 	s := newPortScene(t, low, high)
 	server := s.server(t, "127.0.0.1")
 	client := s.party(t, "dial", "-to", server.addr(), "-plan", "c=5000", "-rate", fmt.Sprint(perSecond), "-full", "23")
 	s.awaitMade(t, 307)
+	early, earlyAt := s.timeWaits(t), time.Now()
 	v := decode[portsRecord](t, run(t, "timewait", "-o", "json", "--for", "3s", "--netns", inode(s.ns)).want(t, exitClean).stdout)
 	silent := !strings.Contains(client.output.String(), "exhausted")
 	nanos, err := strconv.ParseInt(client.said(t, "exhausted "), 10, 64)
@@ -425,9 +429,10 @@ func foretell(t *testing.T) (behind string) {
 	}
 	actual := time.Unix(0, nanos).Sub(v.Time)
 	b := v.budget(t, server.port)
-	due := float64(b.Range-b.InUse) / perSecond
-	if off := due - actual.Seconds(); !silent || off > 0.5 || off < -0.5 {
-		return fmt.Sprintf("%d of %d ports were left, which last %.1f s, and were gone after %v", b.Range-b.InUse, b.Range, due, actual)
+	before := float64(b.InUse-early) / v.Time.Sub(earlyAt).Seconds()
+	after := float64(b.Range-b.InUse) / actual.Seconds()
+	if !silent || math.Abs(after/before-1) > 0.1 {
+		return fmt.Sprintf("%.1f a second until %d of %d were in use, then %.1f", before, b.InUse, b.Range, after)
 	}
 	if c := v.closer(client.pid()); c.ClosedFirst < 10 || c.PerS <= 0 {
 		t.Errorf("closer %+v", c)
