@@ -422,10 +422,12 @@ func foretell(t *testing.T) (unsteady string) {
 	const low, high, perSecond = 30000, 30996, 37.0 // gone after 27 s
 	s := newPortScene(t, low, high)
 	server := s.server(t, "127.0.0.1")
+	w := watchPorts(t, s)
 	client := s.party(t, "dial", "-to", server.addr(), "-plan", "c=5000", "-rate", fmt.Sprint(perSecond), "-full", "23")
 	s.awaitMade(t, 307)
 	early, earlyAt := s.timeWaits(t), time.Now()
-	v := decode[portsRecord](t, run(t, "timewait", "-o", "json", "--for", "3s", "--netns", inode(s.ns)).want(t, exitClean).stdout)
+	s.awaitMade(t, 619)
+	v := portsSeen(t, w)
 	silent := !strings.Contains(client.output.String(), "exhausted")
 	nanos, err := strconv.ParseInt(client.said(t, "exhausted "), 10, 64)
 	if err != nil {
