@@ -80,6 +80,7 @@ func readEOF(t *testing.T, c net.Conn) {
 
 // closeLate: the client is a mini-socket in FIN_WAIT2 before the FIN comes.
 func closeLate(t *testing.T, ns *testenv.Netns, l net.Listener) uint16 {
+	t.Helper()
 	p, port := one(t, ns, l)
 	p.client.Close()
 	readEOF(t, p.server)
@@ -89,6 +90,7 @@ func closeLate(t *testing.T, ns *testenv.Netns, l net.Listener) uint16 {
 
 // closeAfterBoth: the FIN comes while the client is still open.
 func closeAfterBoth(t *testing.T, ns *testenv.Netns, l net.Listener) uint16 {
+	t.Helper()
 	p, port := one(t, ns, l)
 	must(t, p.client.(*net.TCPConn).CloseWrite())
 	readEOF(t, p.server)
@@ -100,6 +102,7 @@ func closeAfterBoth(t *testing.T, ns *testenv.Netns, l net.Listener) uint16 {
 
 // abortInFinWait2 sends a reset instead of waiting for the FIN.
 func abortInFinWait2(t *testing.T, ns *testenv.Netns, l net.Listener) uint16 {
+	t.Helper()
 	p, port := one(t, ns, l)
 	must(t, p.client.(*net.TCPConn).CloseWrite())
 	readEOF(t, p.server)
@@ -112,6 +115,7 @@ func abortInFinWait2(t *testing.T, ns *testenv.Netns, l net.Listener) uint16 {
 
 // closeWithUnread: data that nobody has read makes a close() in FIN_WAIT2 a reset.
 func closeWithUnread(t *testing.T, ns *testenv.Netns, l net.Listener) uint16 {
+	t.Helper()
 	p, port := one(t, ns, l)
 	must(t, p.client.(*net.TCPConn).CloseWrite())
 	readEOF(t, p.server)
