@@ -59,6 +59,12 @@ enum watch {
 };
 __u8 watch_eof;
 
+/*
+ * Set once the hooks are attached that see a mini-socket leave FIN_WAIT2: only then its
+ * TIME_WAIT can be left to them.
+ */
+__u8 late_time_wait;
+
 /* The running snapshot; Go lets only one run at a time. */
 __u32 snapshot_states; /* bit n: rows for sockets in state n */
 __u8 snapshot_import;  /* 1: give sockets a record, and a holder as owner */

@@ -94,6 +94,8 @@ enum transition_flags {
 	/* How long the record is: */
 	TRANSITION_MORE = 1 << 9,
 	TRANSITION_WIDE = 1 << 10, /* IPv6, or with stacks */
+	/* Out of SYN_SENT: */
+	TRANSITION_NO_PORT = 1 << 11, /* connect() fails with EADDRNOTAVAIL */
 };
 
 /*

@@ -7,6 +7,7 @@
 struct change {
 	__u64 at;
 	__u64 in_state;
+	__u64 cgroup;
 	__u32 closer;
 	__u32 recv_q;
 	__u32 sent_after_fin;
@@ -56,20 +57,15 @@ static __always_inline bool wanted_states(__u32 states)
 	return !filter.states || (filter.states & states);
 }
 
-/*
- * A connect() that found no port has set the state and takes it back, still without a port. A
- * reset has a closer.
- */
-static __always_inline bool tells_close(const struct change *c,
-					const struct record *rec)
+/* A reset has a closer. */
+static __always_inline bool tells_close(const struct change *c)
 {
 	if (c->new_state == TCP_FIN_WAIT1)
 		return true;
 	if (c->new_state == TCP_CLOSING)
 		return c->closer;
 	return c->new_state == TCP_CLOSE &&
-	       (c->closer ||
-		(c->old_state == TCP_SYN_SENT && !rec->flow.lport));
+	       (c->closer || c->flags & TRANSITION_NO_PORT);
 }
 
 /* Of a record that tells two transitions it is enough that one is wanted; Go drops the other. */
@@ -87,7 +83,7 @@ static __always_inline __u32 states_of(const struct change *c)
 static __always_inline bool wanted(const struct change *c,
 				   const struct record *rec)
 {
-	return (!only_closes || tells_close(c, rec)) &&
+	return (!only_closes || tells_close(c)) &&
 	       wanted_states(states_of(c)) && wanted_flow(&rec->flow) &&
 	       wanted_pid(rec->owner.tgid) &&
 	       (!filter.direction || rec->direction == filter.direction);

@@ -39,6 +39,7 @@ enum tcp_state {
 	TCP_LISTEN,
 	TCP_CLOSING,
 	TCP_NEW_SYN_RECV,
+	TCP_BOUND_INACTIVE,
 };
 
 #pragma clang diagnostic push
@@ -50,6 +51,7 @@ enum tcp_state {
 enum sock_flags {
 	SOCK_DONE = 1,
 	SOCK_KEEPOPEN = 3,
+	SOCK_LINGER = 4,
 };
 
 struct in6_addr {
@@ -178,6 +180,7 @@ struct sock {
 	__u16 sk_protocol;
 	__u8 sk_shutdown;
 	int sk_err;
+	unsigned long sk_lingertime;
 	__u32 sk_ack_backlog;
 	__u32 sk_max_ack_backlog;
 	struct sock_cgroup_data sk_cgrp_data;
@@ -222,6 +225,7 @@ struct tcp_sock {
 	__u64 bytes_received;
 	__u64 bytes_acked;
 	__u64 bytes_retrans;
+	int linger2;
 	bool is_mptcp;
 };
 

@@ -177,6 +177,20 @@ static __always_inline void row_traffic(struct socket_row *row,
 			    (tp->bytes_sent - tp->bytes_retrans);
 }
 
+/*
+ * Bound, and neither connected nor listening: since 6.8 the kernel has a name for it. A closed
+ * socket still has its peer's port, unless it let go of it itself.
+ */
+static __always_inline __u8 state_of(struct sock *sk)
+{
+	__u8 state = sk->__sk_common.skc_state;
+
+	if (state == TCP_CLOSE && sk->__sk_common.skc_num &&
+	    !sk->__sk_common.skc_dport)
+		return TCP_BOUND_INACTIVE;
+	return state;
+}
+
 static __always_inline void row_of_sock(struct socket_row *row, struct sock *sk,
 					struct tcp_sock *tp)
 {
@@ -184,7 +198,7 @@ static __always_inline void row_of_sock(struct socket_row *row, struct sock *sk,
 	row->inode = inode_of(sk);
 	row->cgroup = cgroup_of(sk);
 	row->protocol = sk->sk_protocol;
-	row->state = sk->__sk_common.skc_state;
+	row->state = state_of(sk);
 	row->shutdown = sk->sk_shutdown;
 	if (sock_flag(sk, SOCK_KEEPOPEN))
 		row->flags |= SOCKET_KEEPALIVE;
@@ -329,7 +343,7 @@ static __noinline void emit_holder(struct seq_file *seq,
 	row.queue_len = sk->sk_ack_backlog;
 	row.queue_max = sk->sk_max_ack_backlog;
 	row.protocol = sk->sk_protocol;
-	row.state = sk->__sk_common.skc_state;
+	row.state = state_of(sk);
 	bpf_seq_write(seq, &row, sizeof(row));
 }
 
@@ -343,14 +357,15 @@ static __always_inline void own_by_scan(struct record *rec,
 }
 
 /*
- * Closed sockets and MPTCP sockets stand in no table iter/tcp walks; the
+ * Closed, merely bound and MPTCP sockets stand in no table iter/tcp walks; the
  * descriptor pass is the one place to meet them; so it is for all sockets of a
  * namespace nobody can enter. Held twice, written twice: Go keeps one.
  */
 static __always_inline void emit_unlisted(struct seq_file *seq, struct sock *sk,
 					  struct record *rec)
 {
-	if (is_zombie(sk) || sk->sk_protocol == IPPROTO_MPTCP || snapshot_held)
+	if (is_zombie(sk) || state_of(sk) == TCP_BOUND_INACTIVE ||
+	    sk->sk_protocol == IPPROTO_MPTCP || snapshot_held)
 		emit_socket(seq, sk, bpf_skc_to_tcp_sock(sk), rec);
 }
 
@@ -372,13 +387,16 @@ static __always_inline int on_file_row(struct seq_file *seq,
 		emit_passed(seq, task, fd, sk);
 	if (!is_tcp(sk))
 		return 0;
-	state = sk->__sk_common.skc_state;
+	state = state_of(sk);
 	if (state != TCP_LISTEN && !wanted_row(state))
 		return 0;
 	if (state == TCP_CLOSE && !is_zombie(sk))
 		return 0;
-	rec = snapshot_record(sk, bpf_skc_to_tcp_sock(sk));
-	if (state != TCP_LISTEN)
+	/* What a socket that is merely bound will do is still to be watched from its start. */
+	rec = state == TCP_BOUND_INACTIVE
+		  ? record_get(sk)
+		  : snapshot_record(sk, bpf_skc_to_tcp_sock(sk));
+	if (state != TCP_LISTEN && state != TCP_BOUND_INACTIVE)
 		own_by_scan(rec, task);
 	emit_holder(seq, task, fd, sk, rec);
 	if (wanted_row(state))

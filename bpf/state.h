@@ -68,9 +68,45 @@ static __always_inline void enter_close_wait(struct record *rec,
 	rec->flags |= RECORD_SENT;
 }
 
+/*
+ * connect() sets the state before it looks for a port, and takes it back where there is none;
+ * for a socket that was bound (it keeps its port) where that is in use to the destination. A
+ * sequence number is chosen after that, before anything else can go wrong.
+ */
+static __always_inline void
+fill_no_port(struct change *c, const struct record *rec, struct sock *sk)
+{
+	struct tcp_sock *tp;
+
+	if (c->old_state != TCP_SYN_SENT || c->new_state != TCP_CLOSE)
+		return;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp &&
+	    (!rec->flow.lport || (sk->__sk_common.skc_num && !tp->write_seq)))
+		c->flags |= TRANSITION_NO_PORT;
+}
+
+/* What the socket tells of itself, with any change. */
+static __always_inline void fill_change(struct change *c, struct sock *sk)
+{
+	c->cgroup = cgroup_of(sk);
+	if (sk->sk_protocol == IPPROTO_MPTCP)
+		c->flags |= TRANSITION_MPTCP;
+}
+
+/* The time in the old state, if the record is of that state. */
+static __always_inline void time_change(struct change *c,
+					const struct record *rec)
+{
+	if (rec->state != c->old_state || !rec->since)
+		return;
+	c->in_state = c->at - rec->since;
+	c->bound = rec->bound;
+}
+
 static __always_inline void fill_base(struct transition *t,
 				      const struct change *c,
-				      const struct record *rec, struct sock *sk)
+				      const struct record *rec)
 {
 	t->kind = RING_TRANSITION;
 	t->old_state = c->old_state;
@@ -81,12 +117,10 @@ static __always_inline void fill_base(struct transition *t,
 	t->flags = c->flags;
 	if (rec->flags & RECORD_SUBFLOW)
 		t->flags |= TRANSITION_SUBFLOW;
-	if (sk->sk_protocol == IPPROTO_MPTCP)
-		t->flags |= TRANSITION_MPTCP;
 	t->at = c->at;
 	t->cookie = rec->cookie;
 	t->in_state = c->in_state;
-	t->cgroup = cgroup_of(sk);
+	t->cgroup = c->cgroup;
 	t->netns = rec->flow.netns;
 	t->lport = rec->flow.lport;
 	t->rport = rec->flow.rport;
@@ -128,12 +162,11 @@ static __always_inline bool has_stacks(const struct record *rec)
  * Writes the record as short as it can be. A function of its own, like all that have one of the
  * large structs: together they leave no room on the BPF stack.
  */
-static __noinline long send(const struct change *c, const struct record *rec,
-			    struct sock *sk)
+static __noinline long send(const struct change *c, const struct record *rec)
 {
 	struct transition t;
 
-	fill_base(&t, c, rec, sk);
+	fill_base(&t, c, rec);
 	if (has_stacks(rec) || !is_v4(rec->flow.laddr) ||
 	    !is_v4(rec->flow.raddr)) {
 		fill_more(&t, c, rec);
@@ -150,7 +183,7 @@ static __noinline long send(const struct change *c, const struct record *rec,
 
 /* here: where the state program counts; NULL in others. */
 static __always_inline bool tell(struct change *c, const struct record *rec,
-				 struct sock *sk, struct handled *here)
+				 struct handled *here)
 {
 	__u32 transitions;
 
@@ -162,36 +195,55 @@ static __always_inline bool tell(struct change *c, const struct record *rec,
 	}
 	transitions = c->flags & TRANSITION_TWO ? 2 : 1;
 	count_here(here ? &here->made : NULL, COUNTER_MADE, transitions);
-	if (!send(c, rec, sk))
+	if (!send(c, rec))
 		return true;
 	count(COUNTER_LOST, transitions);
 	return false;
 }
 
-/* No record could be made, or it is not worth it: say what the socket itself tells. */
+/* No record could be made, or it is not worth it: what the socket itself tells. */
+static __always_inline void substitute(struct record *rec, struct sock *sk)
+{
+	rec->cookie = id_of(sk);
+	fill_flow(&rec->flow, &sk->__sk_common);
+	if (!rec->flow.lport)
+		rec->flow.lport = former_port(sk);
+}
+
 static __noinline void tell_without_record(struct change *c, struct sock *sk)
 {
 	struct record rec = {};
 
-	rec.cookie = id_of(sk);
-	fill_flow(&rec.flow, &sk->__sk_common);
-	if (!rec.flow.lport)
-		rec.flow.lport = former_port(sk);
-	tell(c, &rec, sk, NULL);
+	substitute(&rec, sk);
+	fill_no_port(c, &rec, sk);
+	tell(c, &rec, NULL);
+}
+
+/* Before the peer's FIN came nothing but a mini-socket in FIN_WAIT2 is left, or a reset. */
+static __always_inline bool leaves_orphan(struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	if (!tp || tp->linger2 < 0 || unread(tp))
+		return false;
+	return !sock_flag(sk, SOCK_LINGER) || sk->sk_lingertime;
 }
 
 /*
- * Where fentry on tcp_time_wait did not tell (it is not there, or it was refused amid
- * another): a connection that ends in FIN_WAIT2 or CLOSING without an error leaves a
- * mini-socket behind.
+ * Where nobody saw the mini-socket made (the hook is not there, or was refused amid another):
+ * a connection that ends in FIN_WAIT2 or CLOSING without an error leaves one. One in FIN_WAIT2
+ * is taken for a TIME_WAIT, which it becomes unless the peer never closes.
  */
 static __always_inline bool makes_time_wait(struct sock *sk, struct record *rec,
 					    int old, int new)
 {
-	return new == TCP_CLOSE && !sk->sk_err &&
-	       sk->sk_protocol == IPPROTO_TCP &&
-	       (old == TCP_FIN_WAIT2 || old == TCP_CLOSING) &&
-	       !(rec && rec->flags & RECORD_TIME_WAIT);
+	if (new != TCP_CLOSE || sk->sk_err || sk->sk_protocol != IPPROTO_TCP ||
+	    (rec && rec->flags & RECORD_TIME_WAIT))
+		return false;
+	if (old == TCP_FIN_WAIT2)
+		return sock_flag(sk, SOCK_DONE) ||
+		       (!late_time_wait && leaves_orphan(sk));
+	return old == TCP_CLOSING;
 }
 
 static __always_inline void advance(struct record *rec, struct sock *sk,
@@ -314,16 +366,14 @@ static __always_inline void step(struct change *c, struct record *rec,
 	if (stack)
 		rec->stacks[new == TCP_SYN_SENT ? STACK_OPEN : STACK_CLOSE] =
 		    stack;
-	if (rec->state == old && rec->since) {
-		c->in_state = c->at - rec->since;
-		c->bound = rec->bound;
-	}
+	time_change(c, rec);
 	enter(rec, c->at, new);
 	if (rec->flags & RECORD_UNBORN) {
 		rec->flags &= ~RECORD_UNBORN;
 		c->flags |= TRANSITION_BORN;
 	}
 	keep_closer(c, rec);
+	fill_no_port(c, rec, sk);
 }
 
 /* A function of its own: its variables leave no room for a walk on the BPF stack. */
@@ -337,6 +387,7 @@ static __noinline void transit(struct sock *sk, int old, int new, __u64 stack,
 	if (old == new || !is_tcp(sk))
 		return;
 	c.at = bpf_ktime_get_ns();
+	fill_change(&c, sk);
 	/* On its way out a socket without record gets none: it would die at once. */
 	rec = new == TCP_CLOSE ? record_get(sk) : record_create(sk);
 	if (old == TCP_CLOSE_WAIT)
@@ -351,7 +402,7 @@ static __noinline void transit(struct sock *sk, int old, int new, __u64 stack,
 	step(&c, rec, sk, stack);
 	if (is_birth(old, new))
 		rec->flags |= RECORD_UNBORN;
-	else if (tell(&c, rec, sk, here))
+	else if (tell(&c, rec, here))
 		rec->named = !!rec->evidence;
 }
 
@@ -394,27 +445,6 @@ static __always_inline int on_state_refused(struct sock *sk, int old, int new)
 		return 0;
 	count(COUNTER_NESTED, 1);
 	transit(sk, old, new, 0, NULL);
-	return 0;
-}
-
-/* fentry tcp_time_wait: the mini-socket takes over; the full socket is still whole. */
-static __always_inline int on_time_wait(struct sock *sk)
-{
-	struct change c = {.new_state = TCP_TIME_WAIT};
-	struct record *rec = record_get(sk);
-
-	c.at = bpf_ktime_get_ns();
-	c.old_state = sk->__sk_common.skc_state;
-	if (!rec) {
-		tell_without_record(&c, sk);
-		return 0;
-	}
-	if (rec->state == c.old_state && rec->since) {
-		c.in_state = c.at - rec->since;
-		c.bound = rec->bound;
-	}
-	rec->flags |= RECORD_TIME_WAIT;
-	tell(&c, rec, sk, NULL);
 	return 0;
 }
 

@@ -27,6 +27,7 @@
 #include "stack.h"
 #include "life.h"
 #include "state.h"
+#include "timewait.h"
 #include "accept.h"
 #include "io.h"
 #include "passed.h"
@@ -68,10 +69,23 @@ int BPF_PROG(state_refused, struct sock *sk, int old, int new)
 	return on_state_refused(sk, old, new);
 }
 
-SEC("fentry/tcp_time_wait")
-int BPF_PROG(time_wait, struct sock *sk)
+SEC("fexit/inet_twsk_alloc")
+int BPF_PROG(mini_socket, struct sock *sk, void *row, int state,
+	     struct inet_timewait_sock *tw)
 {
-	return on_time_wait(sk);
+	return on_mini_socket(sk, state, tw);
+}
+
+SEC("fentry/tcp_timewait_state_process")
+int BPF_PROG(mini_before, struct inet_timewait_sock *tw)
+{
+	return on_mini_before(tw);
+}
+
+SEC("fexit/tcp_timewait_state_process")
+int BPF_PROG(mini_after, struct inet_timewait_sock *tw)
+{
+	return on_mini_after(tw);
 }
 
 /* Since 6.10: inet_csk_accept(sk, arg). */

@@ -523,6 +523,48 @@ func TestAdviceBindAddressNoPort(t *testing.T) {
 	}
 }
 
+// One port serves one connection to a destination, however many ports are free.
+func TestAdviceLetConnectChoose(t *testing.T) {
+	outsideGuests(t)
+	w := newNarrow(t)
+	s := w.serve(loopback, holds)
+	watch := startUntil(t, "fact=transitions", "timewait", "-o", "json", "--for", patience.String(), "--netns", inode(w.Netns))
+	made := w.fromOnePort(n, s, lowPort)
+	if made != 1 {
+		t.Errorf("%d connections from one port, want 1", made)
+	}
+	if v := portsSeen(t, watch); len(v.Advice) == 0 || !strings.Contains(v.Advice[0], "bind the address without a port") {
+		t.Errorf("advice %q", v.Advice)
+	}
+	w.wantCount("connections without a port of their own", w.churn(n, from{second, true}, s, w.keep), n)
+}
+
+// fromOnePort tries to connect from one local port, and counts how often it succeeds.
+func (w *narrow) fromOnePort(times int, to *server, port int) (made int) {
+	w.t.Helper()
+	w.must(w.Do(func() error {
+		for range times {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			w.t.Cleanup(func() { _ = unix.Close(fd) })
+			at, there := &unix.SockaddrInet4{Addr: second.As4(), Port: port}, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}
+			if err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, at)); err != nil {
+				return err
+			}
+			switch err := unix.Connect(fd, there); {
+			case err == nil:
+				made++
+			case !errors.Is(err, unix.EADDRNOTAVAIL):
+				return err
+			}
+		}
+		return nil
+	}))
+	return made
+}
+
 // No setting for TIME_WAIT frees the port of a connection that is open.
 func TestAdviceShareConnections(t *testing.T) {
 	outsideGuests(t)

@@ -21,7 +21,6 @@ import (
 // The pictures in docs/states.md are made of testenv.Machine. Here each of its arrows is made
 // to happen while tail watches, and tail sees no other.
 func TestStateMachine(t *testing.T) {
-	outsideGuests(t)
 	w := newNarrow(t)
 	tail := start(t, "tail", "-o", "json", "--netns", inode(w.Netns))
 	seen := watchArrows(tail)
@@ -134,10 +133,12 @@ func (w *narrow) closeTogether() {
 // reset cuts a connection off in each state that a reset is drawn from.
 func (w *narrow) reset() {
 	cut := func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0); _ = c.Close() }
-	s := w.serve(loopback, func(_ *server, c net.Conn) { cut(c) })
+	// Not before connect() has returned: it would fail.
+	s := w.serve(loopback, func(_ *server, c net.Conn) { _, _ = c.Read(make([]byte, 1)); cut(c) })
 	w.churn(1, from{}, s, func(fd int) error {
+		_, sent := unix.Write(fd, make([]byte, 1))
 		_, err := unix.Read(fd, make([]byte, 1))
-		return errors.Join(wantReset(err), unix.Close(fd))
+		return errors.Join(sent, wantReset(err), unix.Close(fd))
 	})
 	begin := make(chan bool)
 	late := func(_ *server, c net.Conn) { go func() { <-begin; cut(c) }() }

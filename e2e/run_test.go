@@ -235,11 +235,14 @@ func decode[T any](t *testing.T, text string) T {
 	return v
 }
 
+// inGuest: in a VM, which emulates its processor and has no programs but ours.
+func inGuest() bool { return os.Getenv("TCPWAITD_VM") == "1" }
+
 // outsideGuests skips what needs programs that a VM guest has not, or would take it too long:
 // it emulates its processor.
 func outsideGuests(t *testing.T) {
 	t.Helper()
-	if os.Getenv("TCPWAITD_VM") == "1" {
+	if inGuest() {
 		testenv.Skip(t, "guest time", "tried on the machine that runs the guests")
 	}
 }

@@ -52,6 +52,12 @@ func newScene(t *testing.T) *scene {
 	if os.Getenv("TCPWAITD_VM") == "1" {
 		testenv.Skip(t, "guest programs", "the scenarios run real servers")
 	}
+	return newStage(t)
+}
+
+// newStage is a scene for programs of our own, which guests have, too.
+func newStage(t *testing.T) *scene {
+	t.Helper()
 	s := &scene{lab: &lab{ns: testNetns(t), dir: t.TempDir()}, cgroup: newCgroup(t)}
 	openDir(t, s.dir)
 	s.lastPort.Store(firstPort)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -228,15 +229,22 @@ func (z *zoo) zombie(t *testing.T) {
 	client.await(t, event.Close)
 }
 
-// synSent makes count requests that a listener with a full queue does not answer, and the one
-// connection that fills it.
-func (z *zoo) synSent(t *testing.T, count int, options ...func(fd int) error) {
+// fullListener has one connection in its queue, and no place for another.
+func (z *zoo) fullListener(t *testing.T) (addr unix.Sockaddr) {
 	t.Helper()
-	_, addr := z.listen(t, 0, func(int) error { return nil })
+	_, addr = z.listen(t, 0, func(int) error { return nil })
 	first := newEnd(t, z.socket(t))
 	if err := unix.Connect(first.fd, addr); err != nil {
 		t.Fatal(err)
 	}
+	return addr
+}
+
+// synSent makes count requests that a listener with a full queue does not answer, and the one
+// connection that fills it.
+func (z *zoo) synSent(t *testing.T, count int, options ...func(fd int) error) {
+	t.Helper()
+	addr := z.fullListener(t)
 	for range count {
 		fd := z.socket(t)
 		for _, set := range options {
@@ -487,6 +495,7 @@ func present(all map[string]int) map[string]int {
 func listed(all map[string]int) map[string]int {
 	all = present(all)
 	delete(all, "CLOSE")
+	delete(all, "BOUND_INACTIVE")
 	return all
 }
 
@@ -519,8 +528,8 @@ func TestStatesEqualTheKernelsTables(t *testing.T) {
 			sum[state] += v
 		}
 		got := states(t, ownNetns(ns)...)
-		if !maps.Equal(listed(got.States), table) || got.States["CLOSE"] != n {
-			t.Errorf("%v\nwant the kernel's %v, and %d closed", got.States, table, n)
+		if !maps.Equal(listed(got.States), table) || got.States["CLOSE"] != n || got.States["BOUND_INACTIVE"] != n {
+			t.Errorf("%v\nwant the kernel's %v, and %d closed, %d bound", got.States, table, n, n)
 		}
 		if ss := ssStates(t, ns); ss != nil && !maps.Equal(listed(got.States), ss) {
 			t.Errorf("%v\nwant those of ss: %v", listed(got.States), ss)
@@ -898,20 +907,96 @@ func linkDown(t *testing.T, ns *testenv.Netns) {
 	}
 }
 
-// tail tells of TIME_WAIT when the mini-socket is made, and says so where it only concludes it.
+// What bind() was called for and nothing else: as many as the kernel itself knows since 6.8. What
+// was closed after it had a peer is none, what let go of its peer is one.
+func TestStatesCountsTheMerelyBound(t *testing.T) {
+	ns := testNetns(t)
+	z := newZoo(t, ns, false)
+	_, queue := z.listen(t, n, func(int) error { return nil })
+	// A port that the program has chosen is its own until close().
+	port := 20000
+	bound := func() *end {
+		e := newEnd(t, z.socket(t))
+		port++
+		if err := unix.Bind(e.fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: port}); err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	for range n {
+		z.zombie(t)
+		z.socket(t) // not bound
+		twice := bound()
+		other, err := unix.FcntlInt(uintptr(twice.fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup((&end{fd: other}).close)
+		again := bound()
+		if err := unix.Connect(again.fd, queue); err != nil {
+			t.Fatal(err)
+		}
+		disconnect(t, again.fd)
+		refused := bound()
+		if err := unix.Connect(refused.fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: 1}); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Fatalf("not refused: %v", err)
+		}
+		listening := bound()
+		if err := unix.Listen(listening.fd, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := states(t, append(ownNetns(ns), "--by", "pid")...)
+	if ours := groupOf(got, os.Getpid()); got.States["BOUND_INACTIVE"] != 3*n || ours["BOUND_INACTIVE"] != got.States["BOUND_INACTIVE"] || got.States["LISTEN"] != n+2 {
+		t.Errorf("%v, ours %v", got.States, ours)
+	}
+	if known := testenv.BoundInactive(t, ns); known > 0 && known != got.States["BOUND_INACTIVE"] {
+		t.Errorf("%d merely bound (%v), the kernel says %d", got.States["BOUND_INACTIVE"], got.States, known)
+	}
+	list := run(t, append([]string{"list", "--state", "bound-inactive", "-o", "json"}, ownNetns(ns)...)...).want(t, 0).stdout
+	if listed := strings.Count(list, `"BOUND_INACTIVE"`); listed != got.States["BOUND_INACTIVE"] {
+		t.Errorf("%d listed: %s", listed, list)
+	}
+}
+
+// disconnect is connect() to AF_UNSPEC.
+func disconnect(t *testing.T, fd int) {
+	t.Helper()
+	var none unix.RawSockaddrInet4
+	if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none)), unix.SizeofSockaddrInet4); errno != 0 {
+		t.Fatal(errno)
+	}
+}
+
+func groupOf(c *counts, pid int) map[string]int {
+	for _, g := range c.By {
+		if g.Pid == pid {
+			return g.States
+		}
+	}
+	return nil
+}
+
+// tail tells of TIME_WAIT once for each connection, when it begins; and where it only concludes
+// it, it says so, and takes FIN_WAIT2 without a process for it.
 func TestTailTellsTimeWait(t *testing.T) {
-	outsideGuests(t)
 	d := decode[struct{ Hooks []event.Hook }](t, run(t, "doctor", "-o", "json").want(t, 0).stdout)
 	exact := slices.ContainsFunc(d.Hooks, func(h event.Hook) bool { return h.Fact == "time_wait" && h.Attached })
 	ns := testNetns(t)
 	tail := start(t, append([]string{"tail", "-o", "json", "--state", "time-wait"}, ownNetns(ns)...)...)
 	z := newZoo(t, ns, false)
+	want := n
+	if !exact {
+		want = 2 * n
+	}
 	for range n {
 		z.timeWait(t)
+		z.finWait2(t, true)
 	}
 	awaitState(t, ns, event.TimeWait, n)
+	awaitState(t, ns, event.FinWait2, n)
 	dec := json.NewDecoder(tail.stdout)
-	for i := range n {
+	for i := range want {
 		var tr struct {
 			Old       string `json:"old_state"`
 			New       string `json:"new_state"`
@@ -928,6 +1013,6 @@ func TestTailTellsTimeWait(t *testing.T) {
 		}
 	}
 	if rest := tail.interrupt(t).want(t, 0).stdout; strings.Contains(rest, "TIME_WAIT") {
-		t.Errorf("more than %d: %s", n, rest)
+		t.Errorf("more than %d: %s", want, rest)
 	}
 }

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -92,6 +94,7 @@ type portsRecord struct {
 		Raddr string
 		Rport uint16
 		N     int
+		Bound int
 	} `json:"connect_failures"`
 	Namespaces []struct {
 		Netns    uint32
@@ -141,7 +144,7 @@ type portScene struct{ *scene }
 // newPortScene has ports from low to high, and TIME_WAIT is taken over by nobody.
 func newPortScene(t *testing.T, low, high int) portScene {
 	t.Helper()
-	s := portScene{newScene(t)}
+	s := portScene{newStage(t)}
 	s.sysctl(t, "ip_local_port_range", fmt.Sprint(low, " ", high))
 	// The default takes over between loopback addresses.
 	s.sysctl(t, "tcp_tw_reuse", "0")
@@ -159,12 +162,21 @@ func (s portScene) sysctl(t *testing.T, name, value string) {
 // party starts a role of testdata/timewait.
 func (s portScene) party(t *testing.T, args ...string) *actor {
 	t.Helper()
-	cmd := exec.Command(s.gobuild(t, filepath.Join("..", "timewait"), "timewait"), args...)
+	cmd := exec.Command(s.timewaitProgram(t), args...)
 	orders, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &actor{s.start(t, cmd), orders}
+}
+
+// timewaitProgram is built here; guests bring it along.
+func (s portScene) timewaitProgram(t *testing.T) string {
+	t.Helper()
+	if inGuest() {
+		return tool(t, "timewait")
+	}
+	return s.gobuild(t, filepath.Join("..", "timewait"), "timewait")
 }
 
 func (s portScene) server(t *testing.T, addr string) *actor {
@@ -196,8 +208,13 @@ func watchPorts(t *testing.T, scenes ...portScene) *running {
 func portsSeen(t *testing.T, r *running) *portsRecord {
 	t.Helper()
 	v := decode[portsRecord](t, r.interrupt(t).want(t, exitClean).stdout)
-	if v.Loss.Any() {
-		t.Errorf("lost: %+v", v.Loss)
+	// Guests are interrupted, and preempted, in the middle of anything.
+	loss := v.Loss
+	if inGuest() {
+		loss.Missed = 0
+	}
+	if loss.Any() {
+		t.Errorf("lost: %+v", loss)
 	}
 	return &v
 }
@@ -211,20 +228,56 @@ func (s portScene) present(t *testing.T, args ...string) *portsRecord {
 }
 
 // Ten thousand connections whose end is known: by a FIN or a reset, of this side or of that,
-// or of both at the same time. Every one of them is told right.
+// or of both at the same time. Every one of them is told right. Guests make a few.
 func TestTimewaitTellsWhoCloses(t *testing.T) {
-	outsideGuests(t)
-	const clientFirst, serverFirst, clientResets, serverResets, both = 3607, 3613, 1277, 1279, 227
+	clientFirst, serverFirst, clientResets, serverResets := 3607, 3613, 1277, 1279
+	if inGuest() {
+		clientFirst, serverFirst, clientResets, serverResets = 67, 71, 29, 31
+	}
 	near, far := newPortScene(t, 10000, 65000), newPortScene(t, 10000, 65000)
 	server := near.server(t, "127.0.0.1")
-	hold := relay(t, near.ns, far.ns)
-	farServer := far.server(t, relayFar)
 	w := watchPorts(t, near, far)
 
 	client := near.party(t, "dial", "-workers", "4", "-to", server.addr(), "-plan",
 		fmt.Sprintf("c=%d,s=%d,r=%d,R=%d", clientFirst, serverFirst, clientResets, serverResets))
-	pair := near.party(t, "dial", "-workers", "4", "-to", fmt.Sprint(relayFar, ":", farServer.port), "-plan", fmt.Sprint("b=", both))
+	var pair, farServer *actor
+	both := 0
+	if !inGuest() { // these have no wire
+		both = 227
+		pair, farServer = closeTogether(t, near, far, both)
+	}
 	client.counts(t)
+	near.await(t, 0, "not yet closed", func(r testenv.TCPRow) bool {
+		return r.State != event.TimeWait && r.State != event.Listen
+	})
+	far.await(t, both, "in TIME_WAIT", func(r testenv.TCPRow) bool { return r.State == event.TimeWait })
+
+	v := portsSeen(t, w)
+	checkCloser(t, v, client, clientFirst, clientResets, 0)
+	checkCloser(t, v, server, serverFirst, serverResets, 0)
+	closers := 2
+	if both > 0 {
+		checkCloser(t, v, pair, 0, 0, both)
+		checkCloser(t, v, farServer, 0, 0, both)
+		closers = 4
+	}
+	if len(v.Closers) != closers || len(v.Resets) != 2 {
+		t.Errorf("others, too: %+v, %+v", v.Closers, v.Resets)
+	}
+	// Some are gone again: where the server closes first, the client's port is free for the next.
+	if want := near.timeWaits(t) + far.timeWaits(t); v.TimeWait != want {
+		t.Errorf("%d in TIME_WAIT, want %d", v.TimeWait, want)
+	}
+	checkPlaces(t, v.closer(client.pid()), "connected", server.port)
+	checkPlaces(t, v.closer(server.pid()), "accepted", server.port)
+}
+
+// closeTogether closes both ends of so many connections before either knows.
+func closeTogether(t *testing.T, near, far portScene, both int) (pair, farServer *actor) {
+	t.Helper()
+	hold := relay(t, near.ns, far.ns)
+	farServer = far.server(t, relayFar)
+	pair = near.party(t, "dial", "-workers", "4", "-to", fmt.Sprint(relayFar, ":", farServer.port), "-plan", fmt.Sprint("b=", both))
 	for _, a := range []*actor{pair, farServer} {
 		a.said(t, fmt.Sprint("kept ", both))
 	}
@@ -238,37 +291,21 @@ func TestTimewaitTellsWhoCloses(t *testing.T) {
 	}
 	near.await(t, both, "that sent a FIN", func(r testenv.TCPRow) bool { return r.State == event.FinWait1 && r.Rport == farServer.port })
 	hold.Store(false)
-	near.await(t, 0, "not yet closed", func(r testenv.TCPRow) bool {
-		return r.State != event.TimeWait && r.State != event.Listen
-	})
-	far.await(t, both, "in TIME_WAIT", func(r testenv.TCPRow) bool { return r.State == event.TimeWait })
+	return pair, farServer
+}
 
-	v := portsSeen(t, w)
-	for _, want := range []struct {
-		what                        string
-		a                           *actor
-		first, resets, simultaneous int
-	}{
-		{"client", client, clientFirst, clientResets, 0},
-		{"server", server, serverFirst, serverResets, 0},
-		{"near end", pair, 0, 0, both},
-		{"far end", farServer, 0, 0, both},
-	} {
-		c := v.closer(want.a.pid())
-		if c.ClosedFirst != want.first || c.Simultaneous != want.simultaneous || v.resets(want.a.pid()) != want.resets {
-			t.Errorf("%s: %d first, %d resets, %d simultaneous, want %d, %d, %d", want.what,
-				c.ClosedFirst, v.resets(want.a.pid()), c.Simultaneous, want.first, want.resets, want.simultaneous)
-		}
+func checkCloser(t *testing.T, v *portsRecord, a *actor, first, resets, simultaneous int) {
+	t.Helper()
+	c := v.closer(a.pid())
+	short := first - c.ClosedFirst + resets - v.resets(a.pid())
+	if inGuest() && short > 0 && short <= int(v.Loss.Missed) {
+		t.Logf("%v: %d missed, and said so", a.cmd.Args, short)
+		return
 	}
-	if len(v.Closers) != 4 || len(v.Resets) != 2 {
-		t.Errorf("others, too: %+v, %+v", v.Closers, v.Resets)
+	if c.ClosedFirst != first || c.Simultaneous != simultaneous || v.resets(a.pid()) != resets {
+		t.Errorf("%v: %d first, %d resets, %d simultaneous, want %d, %d, %d", a.cmd.Args,
+			c.ClosedFirst, v.resets(a.pid()), c.Simultaneous, first, resets, simultaneous)
 	}
-	// Some are gone again: where the server closes first, the client's port is free for the next.
-	if want := near.timeWaits(t) + far.timeWaits(t); v.TimeWait != want {
-		t.Errorf("%d in TIME_WAIT, want %d", v.TimeWait, want)
-	}
-	checkPlaces(t, v.closer(client.pid()), "connected", server.port)
-	checkPlaces(t, v.closer(server.pid()), "accepted", server.port)
 }
 
 // checkPlaces: the stacks name the function that closes, and not all were left out.
@@ -367,25 +404,45 @@ func tun(t *testing.T, ns *testenv.Netns, local, peer string) *os.File {
 // within a fifth of the moment at which connect() fails.
 func TestTimewaitForecast(t *testing.T) {
 	outsideGuests(t)
-	const low, high, perSecond = 30000, 30996, 37.0 // gone after 27 s
+	const tries = 3
+	for range tries {
+		unsteady := foretell(t)
+		if unsteady == "" {
+			return
+		}
+		// Nobody can foresee that.
+		t.Logf("the client did not keep its pace: %s", unsteady)
+	}
+	t.Fatalf("this machine is too busy for a steady pace, %d times", tries)
+}
+
+// foretell compares what is told with what comes, or says how the client changed its pace.
+func foretell(t *testing.T) (unsteady string) {
+	t.Helper()
+	const low, high, perSecond = 30000, 30498, 17.0 // gone after 29 s
 	s := newPortScene(t, low, high)
 	server := s.server(t, "127.0.0.1")
+	w := watchPorts(t, s)
 	client := s.party(t, "dial", "-to", server.addr(), "-plan", "c=5000", "-rate", fmt.Sprint(perSecond), "-full", "23")
+	s.awaitMade(t, 151)
+	early, earlyAt := s.timeWaits(t), time.Now()
 	s.awaitMade(t, 307)
-	v := decode[portsRecord](t, run(t, "timewait", "-o", "json", "--for", "3s", "--netns", inode(s.ns)).want(t, exitClean).stdout)
+	v := portsSeen(t, w)
 	silent := !strings.Contains(client.output.String(), "exhausted")
 	nanos, err := strconv.ParseInt(client.said(t, "exhausted "), 10, 64)
 	if err != nil {
 		t.Fatal(err)
 	}
 	actual := time.Unix(0, nanos).Sub(v.Time)
-	if !silent || actual < time.Second {
-		t.Fatalf("the ports were gone %v after the forecast: too late to tell", actual)
+	b := v.budget(t, server.port)
+	before := float64(b.InUse-early) / v.Time.Sub(earlyAt).Seconds()
+	after := float64(b.Range-b.InUse) / actual.Seconds()
+	if !silent || math.Abs(after/before-1) > 0.1 {
+		return fmt.Sprintf("%.1f a second until %d of %d were in use, then %.1f", before, b.InUse, b.Range, after)
 	}
 	if c := v.closer(client.pid()); c.ClosedFirst < 10 || c.PerS <= 0 {
 		t.Errorf("closer %+v", c)
 	}
-	b := v.budget(t, server.port)
 	if b.Range != high-low+1 || b.InUse < 307 || b.InUse >= b.Range || b.ExhaustedInS == nil {
 		t.Fatalf("budget %+v", b)
 	}
@@ -398,6 +455,7 @@ func TestTimewaitForecast(t *testing.T) {
 	if len(v.Failures) != 0 {
 		t.Errorf("failures before there are any: %+v", v.Failures)
 	}
+	return ""
 }
 
 func text(s *int64) string {
@@ -606,7 +664,6 @@ func (a *actor) drained(t *testing.T, s portScene) {
 // Processes that are gone when the watching ends have their names; those that ended with
 // their connections open are told so.
 func TestTimewaitNamesTheGone(t *testing.T) {
-	outsideGuests(t)
 	s := newPortScene(t, 30000, 40000)
 	server := s.server(t, "127.0.0.1")
 	w := watchPorts(t, s)
@@ -675,4 +732,108 @@ func TestTimewaitHealthy(t *testing.T) {
 	if !strings.Contains(table, "46 sockets in TIME_WAIT") || !strings.Contains(table, "othing is wrong") {
 		t.Errorf("table: %s", table)
 	}
+}
+
+// connect() of a socket that was bound fails where its port is in use to the same destination:
+// each such failure is counted, and nothing else that ends a connect() of a bound socket.
+func TestTimewaitCountsFailuresOfBoundSockets(t *testing.T) {
+	for _, family := range []struct {
+		name    string
+		v6      bool
+		nowhere unix.Sockaddr
+	}{
+		{"ipv4", false, &unix.SockaddrInet4{Addr: [4]byte{192, 0, 2, 1}, Port: 80}},
+		{"ipv6", true, &unix.SockaddrInet6{Addr: [16]byte{0x20, 1, 0xd, 0xb8, 15: 1}, Port: 80}},
+	} {
+		t.Run(family.name, func(t *testing.T) {
+			if family.v6 {
+				requireIPv6(t)
+			}
+			ns := testNetns(t)
+			z := newZoo(t, ns, family.v6)
+			w := startUntil(t, "fact=transitions", "timewait", "-o", "json", "--for", patience.String(), "--netns", inode(ns))
+			want := z.failBound(t)
+			z.endOtherwise(t, family.nowhere)
+			v := portsSeen(t, w)
+			if len(v.Failures) != 1 || v.Failures[0].Pid != os.Getpid() || v.Failures[0].Rport != portOf(z.addr) ||
+				v.Failures[0].N != want || v.Failures[0].Bound != want {
+				t.Errorf("failures %+v, want %d", v.Failures, want)
+			}
+			if len(v.Advice) == 0 || !strings.Contains(v.Advice[0], "that bind() had chosen") {
+				t.Errorf("advice %q", v.Advice)
+			}
+		})
+	}
+}
+
+func portOf(a unix.Sockaddr) uint16 {
+	if v6, ok := a.(*unix.SockaddrInet6); ok {
+		return uint16(v6.Port)
+	}
+	return uint16(a.(*unix.SockaddrInet4).Port)
+}
+
+// bound is a socket with a local address that others may have, too.
+func (z *zoo) bound(t *testing.T, at unix.Sockaddr) *end {
+	t.Helper()
+	e := newEnd(t, z.socket(t))
+	if err := errors.Join(unix.SetsockoptInt(e.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(e.fd, at)); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// failBound counts the failures of sockets that are bound to the port of a connection.
+func (z *zoo) failBound(t *testing.T) (failed int) {
+	t.Helper()
+	first := z.bound(t, z.loopback())
+	at, err := unix.Getsockname(first.fd)
+	if err := errors.Join(err, unix.Connect(first.fd, z.addr)); err != nil {
+		t.Fatal(err)
+	}
+	for range n {
+		e := z.bound(t, at)
+		for range 2 {
+			if err := unix.Connect(e.fd, z.addr); !errors.Is(err, unix.EADDRNOTAVAIL) {
+				t.Fatalf("a port for two connections: %v", err)
+			}
+			failed++
+		}
+	}
+	return failed
+}
+
+// endOtherwise: refused, without a route, given up by the program, without an answer.
+func (z *zoo) endOtherwise(t *testing.T, nowhere unix.Sockaddr) {
+	t.Helper()
+	silent := z.fullListener(t)
+	for range n {
+		if err := unix.Connect(z.bound(t, z.loopback()).fd, z.nobody()); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Fatalf("not refused: %v", err)
+		}
+		if err := unix.Connect(z.bound(t, z.loopback()).fd, nowhere); err == nil {
+			t.Fatal("connected to nowhere")
+		}
+		given := z.bound(t, z.loopback())
+		if err := errors.Join(unix.SetNonblock(given.fd, true), ignore(unix.Connect(given.fd, silent), unix.EINPROGRESS)); err != nil {
+			t.Fatal(err)
+		}
+		given.await(t, event.SynSent)
+		given.close()
+	}
+	late := z.bound(t, z.loopback())
+	if err := unix.SetsockoptInt(late.fd, unix.IPPROTO_TCP, unix.TCP_SYNCNT, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(late.fd, silent); !errors.Is(err, unix.ETIMEDOUT) {
+		t.Fatalf("answered: %v", err)
+	}
+}
+
+// nobody listens there.
+func (z *zoo) nobody() unix.Sockaddr {
+	if z.v6 {
+		return &unix.SockaddrInet6{Addr: [16]byte{15: 1}, Port: 1}
+	}
+	return &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: 1}
 }

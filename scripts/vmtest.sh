@@ -27,7 +27,7 @@ vm_timeout=${TCPWAITD_VM_TIMEOUT:-600}
 # What is built for the guests: test binaries of these packages, and the
 # programs those tests start (into the guest's /bin).
 test_packages=(internal/tracer internal/stack internal/owner e2e)
-helpers=(internal/testenv/leaker)
+helpers=(internal/testenv/leaker e2e/testdata/timewait)
 
 # mode test: doctor and the tests must pass. mode refuse: below the floor, the
 # tool must exit 5 and say what is missing.

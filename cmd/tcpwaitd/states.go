@@ -30,9 +30,9 @@ func statesCommand(a *app) *cobra.Command {
 		Short: "Count the sockets in each state, over all network namespaces",
 		Long: `Count the sockets in each TCP state, over all network namespaces, as the kernel's own
 tables have them: SYN_RECV are requests for connections, an MPTCP connection counts by
-its TCP subflows. CLOSE are closed sockets that a program still has open, which no table
-lists. Sockets that are bound and neither listen nor connect stand in no table and are not
-counted (BOUND_INACTIVE is 0). Every other state is shown, zeros included.
+its TCP subflows. CLOSE are closed sockets and BOUND_INACTIVE bound ones (which neither
+listen nor have a peer) that a program has open; no table lists these. Every state is
+shown, zeros included.
 
 --by splits the count by process, container or network namespace; its table leaves out
 states without sockets and adds those that do not fit up as OTHER. -o wide shows every

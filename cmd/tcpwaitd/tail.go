@@ -29,6 +29,9 @@ the one that happened to run. IN-STATE is the time spent in the old state; a +
 marks a lower bound, for sockets that are older than this command. A --state
 chooses transitions into and out of it. Ctrl-C ends with a summary.
 
+TIME_WAIT is told once for each connection that gets there: when it begins, or, where the
+kernel refuses the hooks for that, inferred when the socket ends ("inferred").
+
 With --stacks on the place in the code is shown below: where a connection was opened
 or first used, where EOF was read, and the close() that ended a stuck wait; with
 --stacks all every close(). -v shows whole stacks.`,

@@ -30,8 +30,10 @@ runs out; which connect() failed for want of a port (EADDRNOTAVAIL); and what wo
 
 TIME_WAIT is the state of the end that closed first: it holds no descriptor, but a local
 port to its destination for 60 s. A budget counts the ports of the range that have a
-socket of ours there, in whatever state. Where sockets are bound before they connect, a
-budget of their local address for all destinations is shown, too. Ports chosen with the
+socket of ours there, in whatever state (in use), and those that the next connect()
+cannot have (unavailable): without the ones it may take over, with the ones that others
+have bound. Where sockets are bound before they connect, a budget of their local address
+for all destinations is shown, too. Ports chosen with the
 socket option IP_LOCAL_PORT_RANGE are counted by the range of the namespace.
 
 --for 0 tells the present: the budgets, but not who closes. TIME_WAIT belongs to no

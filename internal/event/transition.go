@@ -29,6 +29,9 @@ type Transition struct {
 	// ended.
 	Closer  uint32
 	Exiting bool
+	// NoPort: a connect() that failed with EADDRNOTAVAIL sets the state back. It found no port; if
+	// there is a local port, bind() had chosen it and it is in use to the destination.
+	NoPort bool
 	// Stacks are those of the socket so far; Close is that of this transition.
 	Stacks Stacks
 	// Inferred marks a transition the kernel did not report but which follows

@@ -12,8 +12,8 @@ import (
 )
 
 // States counts sockets by state, as the kernel's own tables have them: a request socket
-// is SYN_RECV, an MPTCP connection counts by its TCP subflows. CLOSE are closed sockets
-// a descriptor still refers to; no table lists these.
+// is SYN_RECV, an MPTCP connection counts by its TCP subflows. CLOSE are closed sockets and
+// BOUND_INACTIVE bound ones that a descriptor refers to; no table lists these.
 func (e *Engine) States(ctx context.Context, q StatesQuery) (*StateCounts, error) {
 	t, err := e.open(tracer.Config{Filter: q.Filter.Kernel(), Live: q.Dwell && q.For > 0})
 	if err != nil {
@@ -75,9 +75,10 @@ func (e *Engine) countable(snap *event.Snapshot, q *Query) ([]diagnosis.Case, re
 			}
 		}
 	}
-	// A closed MPTCP connection has no subflows left to count.
+	// A closed MPTCP connection has no subflows left to count, one that is merely bound is met by
+	// itself.
 	snap.Sockets = slices.DeleteFunc(snap.Sockets, func(s event.Socket) bool {
-		return s.Flow.Protocol == event.MPTCP && s.State != event.Close
+		return s.Flow.Protocol == event.MPTCP && s.State != event.Close && s.State != event.BoundInactive
 	})
 	return e.casesWith(snap, q, tracer.ReadClock(e.cfg.Now), false, func(*event.Socket) bool { return true })
 }

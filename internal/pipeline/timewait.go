@@ -87,7 +87,8 @@ func (e *Engine) watchPorts(q *TimewaitQuery) (*portWatcher, error) {
 
 func (w *portWatcher) run(ctx context.Context) error {
 	w.before = w.engine.portSpaces(w.query.Filter.Kernel().Netns)
-	snap, err := w.Snapshot(ctx, tracer.SnapshotOptions{})
+	// Whoever loses patience by now is told the present.
+	snap, err := w.Snapshot(context.WithoutCancel(ctx), tracer.SnapshotOptions{})
 	if err != nil {
 		return err
 	}
@@ -349,7 +350,7 @@ func (f *findings) addBudgets(r *record.Timewait) {
 func (f *findings) failure(x *ports.Failure) record.ConnectFailure {
 	return record.ConnectFailure{
 		Pid: x.Task.Pid, Comm: commOf(&x.Task), Container: record.Escape(f.container(x.Task.Pid, x.Cgroup)),
-		Netns: x.Netns, Laddr: x.Laddr, Raddr: x.Raddr, Rport: x.Rport, N: x.N,
+		Netns: x.Netns, Laddr: x.Laddr, Raddr: x.Raddr, Rport: x.Rport, N: x.N, Bound: x.Bound,
 	}
 }
 

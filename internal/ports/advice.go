@@ -77,6 +77,11 @@ func Cures() []Cure {
 			deserted,
 		},
 		{
+			"let connect() choose the port", "connect() failed for the port that bind() had chosen, which was in use to that destination",
+			[]string{"TestAdviceLetConnectChoose"},
+			chooseNone,
+		},
+		{
 			"share connections", "most ports of the budget are held by connections in use",
 			[]string{"TestAdviceShareConnections"},
 			busy,
@@ -198,14 +203,14 @@ func (f *Facts) situation() *situation {
 func (f *Facts) worst() *Budget {
 	for i := range f.Budgets {
 		b := &f.Budgets[i]
-		failed := slices.ContainsFunc(f.Failures, func(x Failure) bool { return x.Destination == b.Destination })
+		failed := slices.ContainsFunc(f.Failures, func(x Failure) bool { return x.Destination == b.Destination && x.N > x.Bound })
 		near := b.Forecast.In != nil && *b.Forecast.In <= soon
 		if failed || near || b.UnavailableRatio() >= tight {
 			return b
 		}
 	}
-	if len(f.Failures) > 0 {
-		return &Budget{Destination: f.Failures[0].Destination}
+	if i := slices.IndexFunc(f.Failures, func(x Failure) bool { return x.N > x.Bound }); i >= 0 {
+		return &Budget{Destination: f.Failures[i].Destination}
 	}
 	return nil
 }
@@ -303,7 +308,7 @@ func leaking(s *situation) string {
 	if !s.mostly(func(b *Budget) int { return b.CloseWait }) {
 		return ""
 	}
-	return fmt.Sprintf("%d of the %d ports used %s are held by connections in CLOSE_WAIT: the other end has closed, "+
+	return fmt.Sprintf("%d of the %d ports in use %s are held by connections in CLOSE_WAIT: the other end has closed, "+
 		"and the program here has to (tcpwaitd diagnose says which).", s.b.CloseWait, s.b.InUse, s.to(s.b.Destination))
 }
 
@@ -311,8 +316,19 @@ func deserted(s *situation) string {
 	if !s.mostly(func(b *Budget) int { return b.Orphaned }) {
 		return ""
 	}
-	return fmt.Sprintf("%d of the %d ports used %s are held by FIN_WAIT2: this end has closed and the other one does not, "+
+	return fmt.Sprintf("%d of the %d ports in use %s are held by FIN_WAIT2: this end has closed and the other one does not, "+
 		"so look there for a program that leaves connections in CLOSE_WAIT.", s.b.Orphaned, s.b.InUse, s.to(s.b.Destination))
+}
+
+// chooseNone: one port is too few, however many are free.
+func chooseNone(s *situation) string {
+	i := slices.IndexFunc(s.Failures, func(x Failure) bool { return x.Bound > 0 })
+	if i < 0 {
+		return ""
+	}
+	x := &s.Failures[i]
+	return fmt.Sprintf("connect() %s failed %d times because the local port that bind() had chosen was still in use there: "+
+		"bind the address without a port, or nothing, and connect() chooses one that is free.", s.to(x.Destination), x.Bound)
 }
 
 // busy: no setting for TIME_WAIT frees the port of an open connection.
@@ -320,7 +336,7 @@ func busy(s *situation) string {
 	if !s.mostly(func(b *Budget) int { return b.InUse - b.TimeWait - b.Orphaned - b.CloseWait }) {
 		return ""
 	}
-	return fmt.Sprintf("%d of the %d ports used %s are held by connections that are open, not by TIME_WAIT: "+
+	return fmt.Sprintf("%d of the %d ports in use %s are held by connections that are open, not by TIME_WAIT: "+
 		"share connections, close those that idle, or add source addresses.",
 		s.b.InUse-s.b.TimeWait-s.b.Orphaned-s.b.CloseWait, s.b.InUse, s.to(s.b.Destination))
 }
@@ -348,7 +364,7 @@ func keepConnections(s *situation) string {
 	if s.b.TimeWait == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d of the %d ports used %s are gone for %s each because this end closed first: %s",
+	return fmt.Sprintf("%d of the %d ports in use %s are gone for %s each because this end closed first: %s",
 		s.b.TimeWait, s.b.InUse, s.to(s.b.Destination), s.gone(), cure)
 }
 

@@ -82,6 +82,7 @@ func TestAdvise(t *testing.T) {
 		{name: "leaked", budgets: []Budget{leaked}, want: []string{"in CLOSE_WAIT", wider, "keepalive"}, never: "lets"},
 		{name: "orphaned", budgets: []Budget{orphaned}, want: []string{"FIN_WAIT2", wider, none}, never: "tcp_fin_timeout"},
 		{name: "overflow", facts: func(f *Facts) { f.Overflows = map[uint32]uint64{ours: 23} }, want: []string{"23 TIME_WAIT were left out because net.ipv4.tcp_max_tw_buckets (131072)", "What does not help: a lower tcp_max_tw_buckets"}, never: wrong},
+		{name: "bound to a port in use", facts: func(f *Facts) { f.Failures = []Failure{{Destination: far, N: 23, Bound: 23}} }, want: []string{"failed 23 times because the local port that bind() had chosen"}, never: wrong},
 		{name: "failed, nothing else known", facts: func(f *Facts) { f.Failures = []Failure{{Destination: far, N: 1}} }, want: []string{wider, more}, never: keep},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -120,7 +121,7 @@ func TestAdviseNamesTheCloser(t *testing.T) {
 		{Task: event.Task{Comm: event.MakeComm("churner")}, Destinations: map[Destination]int{far: 230}},
 	}
 	for observed, want := range map[time.Duration]string{
-		0:                "28000 of the 28000 ports used to 192.0.2.2:443 are gone for 60 s each because this end closed first",
+		0:                "28000 of the 28000 ports in use to 192.0.2.2:443 are gone for 60 s each because this end closed first",
 		10 * time.Second: "churner closes first, 23 times a second, to 192.0.2.2:443",
 	} {
 		f.Observed = observed

@@ -34,12 +34,14 @@ type Site struct {
 	Port uint16
 }
 
-// Failure is a process whose connect() found no port left.
+// Failure is a process whose connect() failed with EADDRNOTAVAIL.
 type Failure struct {
 	Task   event.Task
 	Cgroup uint64
 	Destination
-	N int
+	// N is how often; Bound of these found the port in use that bind() had chosen before, the
+	// others no port at all.
+	N, Bound int
 }
 
 const (
@@ -85,11 +87,9 @@ func (t *Tally) Add(tr *event.Transition, who event.Task) {
 	}
 }
 
-// IsFailure reports whether the transition tells of a connect() that found no port: it set the
-// state, got no port, and took it back. With a port, or an error of the socket, connect()
-// failed for another reason, or somebody gave up.
+// IsFailure reports whether the transition tells of a connect() that failed with EADDRNOTAVAIL.
 func IsFailure(tr *event.Transition) bool {
-	return tr.Old == event.SynSent && tr.New == event.Close && tr.Flow.Local.Port() == 0 && tr.Flow.Protocol == event.TCP
+	return tr.NoPort && tr.Flow.Protocol == event.TCP
 }
 
 func (t *Tally) closer(tr *event.Transition, who event.Task) *Closer {
@@ -166,6 +166,9 @@ func (t *Tally) fail(tr *event.Transition, who event.Task) {
 		t.failures[key] = f
 	}
 	f.N++
+	if tr.Flow.Local.Port() != 0 {
+		f.Bound++
+	}
 }
 
 // Closers are those that closed first or reset anything, the busiest first.

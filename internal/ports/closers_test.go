@@ -71,16 +71,21 @@ func TestTallyTellsProcessesApart(t *testing.T) {
 func TestTallyFailures(t *testing.T) {
 	var tally Tally
 	failed := change(event.SynSent, event.Close, 0)
+	failed.NoPort = true
+	bound := *failed
 	failed.Flow.Local = netip.AddrPortFrom(failed.Flow.Local.Addr(), 0)
 	for range 23 {
 		tally.Add(failed, task(5, time.Second))
 	}
-	// Refused, timed out, given up: these had a port. An MPTCP socket tells what its subflow tells.
+	for range 7 {
+		tally.Add(&bound, task(5, time.Second))
+	}
+	// Refused, timed out, given up: these had a port to themselves. An MPTCP socket tells what its subflow tells.
 	tally.Add(change(event.SynSent, event.Close, 0), task(5, time.Second))
 	above := *failed
 	above.Flow.Protocol = event.MPTCP
 	tally.Add(&above, task(5, time.Second))
-	if all := tally.Failures(); len(all) != 1 || all[0].N != 23 || all[0].Task.Pid != 5 || all[0].Rport != 80 {
+	if all := tally.Failures(); len(all) != 1 || all[0].N != 30 || all[0].Bound != 7 || all[0].Task.Pid != 5 || all[0].Rport != 80 {
 		t.Errorf("%+v", all)
 	}
 	if len(tally.Closers()) != 0 {

@@ -128,7 +128,7 @@ const (
 	ScopeLocalAddress = "local_address"
 )
 
-// ConnectFailure is a process whose connect() found no port left (EADDRNOTAVAIL).
+// ConnectFailure is a process whose connect() failed with EADDRNOTAVAIL.
 type ConnectFailure struct {
 	Pid       uint32     `json:"pid,omitzero"`
 	Comm      string     `json:"comm,omitempty"`
@@ -137,7 +137,10 @@ type ConnectFailure struct {
 	Laddr     netip.Addr `json:"laddr,omitzero"`
 	Raddr     netip.Addr `json:"raddr,omitzero"`
 	Rport     uint16     `json:"rport,omitzero"`
-	N         int        `json:"n"`
+	// N is how often; Bound of these because the port that bind() had chosen was in use to that
+	// destination, the others because there was none.
+	N     int `json:"n"`
+	Bound int `json:"bound"`
 }
 
 // PortSpace is a network namespace: mini-sockets, settings and the kernel's counters.

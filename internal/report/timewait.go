@@ -179,8 +179,16 @@ func (p *page) failures(list []record.ConnectFailure) {
 	list, more := shown(p, list)
 	for i := range list {
 		x := &list[i]
-		p.headed(bold+red, closerName(x.Pid, x.Comm, 0), fmt.Sprintf("%s to %s for want of a port (EADDRNOTAVAIL)",
-			plural(x.N, "failed connect"), netip.AddrPortFrom(x.Raddr, x.Rport)))
+		what := fmt.Sprintf("%s to %s (EADDRNOTAVAIL): ", plural(x.N, "failed connect"), netip.AddrPortFrom(x.Raddr, x.Rport))
+		switch x.Bound {
+		case 0:
+			what += "no port was left"
+		case x.N:
+			what += "the port that bind() had chosen was in use to there"
+		default:
+			what += fmt.Sprintf("%d found no port left, %d the port in use to there that bind() had chosen", x.N-x.Bound, x.Bound)
+		}
+		p.headed(bold+red, closerName(x.Pid, x.Comm, 0), what)
 	}
 	if more > 0 {
 		p.printf("\nand %s more (-o wide)\n", plural(more, "process"))
@@ -194,7 +202,7 @@ func (p *page) budgets(r *record.Timewait) error {
 		return nil
 	}
 	list, _ := shown(p, r.Budgets)
-	p.printf("\n%s\n", p.painted(bold, "ports of the ephemeral range in use, the fullest first"))
+	p.printf("\n%s\n", p.painted(bold, "local ports of the ephemeral range, the fewest left first"))
 	var text strings.Builder
 	if err := writeTable(&text, p.budgetColumns(list), rowsOf(list), p.color); err != nil {
 		return err
@@ -222,8 +230,8 @@ func (p *page) budgetColumns(list []record.Budget) []column[*record.Budget] {
 		count("in-use", func(b row) int { return b.InUse }),
 		count("time-wait", func(b row) int { return b.TimeWait }),
 		count("free", func(b row) int { return max(0, b.Range-b.Unavailable) }),
-		count("of", func(b row) int { return b.Range }),
-		{name: "used", right: true, color: budgetColor, text: func(dst []byte, b row) []byte {
+		count("range", func(b row) int { return b.Range }),
+		{name: "unavailable", right: true, color: budgetColor, text: func(dst []byte, b row) []byte {
 			return fmt.Appendf(dst, "%.1f%%", 100*b.UnavailableRatio)
 		}},
 		{name: "gone-in", right: true, text: func(dst []byte, b row) []byte {

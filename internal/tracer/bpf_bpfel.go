@@ -177,6 +177,31 @@ type bpfMemo struct {
 	Pad   uint32
 }
 
+type bpfMini struct {
+	_      structs.HostLayout
+	Tw     uint64
+	Cookie uint64
+}
+
+type bpfOrphan struct {
+	_      structs.HostLayout
+	Change struct {
+		_            structs.HostLayout
+		At           uint64
+		InState      uint64
+		Cgroup       uint64
+		Closer       uint32
+		RecvQ        uint32
+		SentAfterFin uint32
+		Flags        uint16
+		OldState     uint8
+		NewState     uint8
+		Bound        uint8
+		_            [7]byte
+	}
+	Rec bpfRecord
+}
+
 type bpfPassedRow struct {
 	_        structs.HostLayout
 	Kind     uint32
@@ -372,18 +397,19 @@ type bpfTask struct {
 type bpfTcpState uint32
 
 const (
-	bpfTcpStateTCP_ESTABLISHED  bpfTcpState = 1
-	bpfTcpStateTCP_SYN_SENT     bpfTcpState = 2
-	bpfTcpStateTCP_SYN_RECV     bpfTcpState = 3
-	bpfTcpStateTCP_FIN_WAIT1    bpfTcpState = 4
-	bpfTcpStateTCP_FIN_WAIT2    bpfTcpState = 5
-	bpfTcpStateTCP_TIME_WAIT    bpfTcpState = 6
-	bpfTcpStateTCP_CLOSE        bpfTcpState = 7
-	bpfTcpStateTCP_CLOSE_WAIT   bpfTcpState = 8
-	bpfTcpStateTCP_LAST_ACK     bpfTcpState = 9
-	bpfTcpStateTCP_LISTEN       bpfTcpState = 10
-	bpfTcpStateTCP_CLOSING      bpfTcpState = 11
-	bpfTcpStateTCP_NEW_SYN_RECV bpfTcpState = 12
+	bpfTcpStateTCP_ESTABLISHED    bpfTcpState = 1
+	bpfTcpStateTCP_SYN_SENT       bpfTcpState = 2
+	bpfTcpStateTCP_SYN_RECV       bpfTcpState = 3
+	bpfTcpStateTCP_FIN_WAIT1      bpfTcpState = 4
+	bpfTcpStateTCP_FIN_WAIT2      bpfTcpState = 5
+	bpfTcpStateTCP_TIME_WAIT      bpfTcpState = 6
+	bpfTcpStateTCP_CLOSE          bpfTcpState = 7
+	bpfTcpStateTCP_CLOSE_WAIT     bpfTcpState = 8
+	bpfTcpStateTCP_LAST_ACK       bpfTcpState = 9
+	bpfTcpStateTCP_LISTEN         bpfTcpState = 10
+	bpfTcpStateTCP_CLOSING        bpfTcpState = 11
+	bpfTcpStateTCP_NEW_SYN_RECV   bpfTcpState = 12
+	bpfTcpStateTCP_BOUND_INACTIVE bpfTcpState = 13
 )
 
 type bpfTransition struct {
@@ -457,10 +483,12 @@ const (
 	bpfMapLatest           = "latest"
 	bpfMapLports           = "lports"
 	bpfMapMemos            = "memos"
+	bpfMapOrphans          = "orphans"
 	bpfMapOverflow         = "overflow"
 	bpfMapPassing          = "passing"
 	bpfMapPids             = "pids"
 	bpfMapQueued           = "queued"
+	bpfMapReceived         = "received"
 	bpfMapRecords          = "records"
 	bpfMapRing             = "ring"
 	bpfMapRports           = "rports"
@@ -479,6 +507,9 @@ const (
 	bpfProgDumpMappings    = "dump_mappings"
 	bpfProgDumpTcp         = "dump_tcp"
 	bpfProgDumpThreads     = "dump_threads"
+	bpfProgMiniAfter       = "mini_after"
+	bpfProgMiniBefore      = "mini_before"
+	bpfProgMiniSocket      = "mini_socket"
 	bpfProgProcessExec     = "process_exec"
 	bpfProgProcessExit     = "process_exit"
 	bpfProgProcessFork     = "process_fork"
@@ -490,7 +521,6 @@ const (
 	bpfProgSendLength      = "send_length"
 	bpfProgState           = "state"
 	bpfProgStateRefused    = "state_refused"
-	bpfProgTimeWait        = "time_wait"
 	bpfVarAcceptsByExit    = "accepts_by_exit"
 	bpfVarAllCloses        = "all_closes"
 	bpfVarChosenTgid       = "chosen_tgid"
@@ -500,6 +530,7 @@ const (
 	bpfVarFilter           = "filter"
 	bpfVarHz               = "hz"
 	bpfVarLastUsers        = "last_users"
+	bpfVarLateTimeWait     = "late_time_wait"
 	bpfVarMayNest          = "may_nest"
 	bpfVarOnlyCloses       = "only_closes"
 	bpfVarOverflowing      = "overflowing"
@@ -587,6 +618,9 @@ type bpfProgramSpecs struct {
 	DumpMappings *ebpf.ProgramSpec `ebpf:"dump_mappings"`
 	DumpTcp      *ebpf.ProgramSpec `ebpf:"dump_tcp"`
 	DumpThreads  *ebpf.ProgramSpec `ebpf:"dump_threads"`
+	MiniAfter    *ebpf.ProgramSpec `ebpf:"mini_after"`
+	MiniBefore   *ebpf.ProgramSpec `ebpf:"mini_before"`
+	MiniSocket   *ebpf.ProgramSpec `ebpf:"mini_socket"`
 	ProcessExec  *ebpf.ProgramSpec `ebpf:"process_exec"`
 	ProcessExit  *ebpf.ProgramSpec `ebpf:"process_exit"`
 	ProcessFork  *ebpf.ProgramSpec `ebpf:"process_fork"`
@@ -598,7 +632,6 @@ type bpfProgramSpecs struct {
 	SendLength   *ebpf.ProgramSpec `ebpf:"send_length"`
 	State        *ebpf.ProgramSpec `ebpf:"state"`
 	StateRefused *ebpf.ProgramSpec `ebpf:"state_refused"`
-	TimeWait     *ebpf.ProgramSpec `ebpf:"time_wait"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -612,10 +645,12 @@ type bpfMapSpecs struct {
 	Latest         *ebpf.MapSpec `ebpf:"latest"`
 	Lports         *ebpf.MapSpec `ebpf:"lports"`
 	Memos          *ebpf.MapSpec `ebpf:"memos"`
+	Orphans        *ebpf.MapSpec `ebpf:"orphans"`
 	Overflow       *ebpf.MapSpec `ebpf:"overflow"`
 	Passing        *ebpf.MapSpec `ebpf:"passing"`
 	Pids           *ebpf.MapSpec `ebpf:"pids"`
 	Queued         *ebpf.MapSpec `ebpf:"queued"`
+	Received       *ebpf.MapSpec `ebpf:"received"`
 	Records        *ebpf.MapSpec `ebpf:"records"`
 	Ring           *ebpf.MapSpec `ebpf:"ring"`
 	Rports         *ebpf.MapSpec `ebpf:"rports"`
@@ -641,6 +676,7 @@ type bpfVariableSpecs struct {
 	Filter           *ebpf.VariableSpec `ebpf:"filter"`
 	Hz               *ebpf.VariableSpec `ebpf:"hz"`
 	LastUsers        *ebpf.VariableSpec `ebpf:"last_users"`
+	LateTimeWait     *ebpf.VariableSpec `ebpf:"late_time_wait"`
 	MayNest          *ebpf.VariableSpec `ebpf:"may_nest"`
 	OnlyCloses       *ebpf.VariableSpec `ebpf:"only_closes"`
 	Overflowing      *ebpf.VariableSpec `ebpf:"overflowing"`
@@ -705,10 +741,12 @@ type bpfMaps struct {
 	Latest         *ebpf.Map `ebpf:"latest"`
 	Lports         *ebpf.Map `ebpf:"lports"`
 	Memos          *ebpf.Map `ebpf:"memos"`
+	Orphans        *ebpf.Map `ebpf:"orphans"`
 	Overflow       *ebpf.Map `ebpf:"overflow"`
 	Passing        *ebpf.Map `ebpf:"passing"`
 	Pids           *ebpf.Map `ebpf:"pids"`
 	Queued         *ebpf.Map `ebpf:"queued"`
+	Received       *ebpf.Map `ebpf:"received"`
 	Records        *ebpf.Map `ebpf:"records"`
 	Ring           *ebpf.Map `ebpf:"ring"`
 	Rports         *ebpf.Map `ebpf:"rports"`
@@ -730,10 +768,12 @@ func (m *bpfMaps) Close() error {
 		m.Latest,
 		m.Lports,
 		m.Memos,
+		m.Orphans,
 		m.Overflow,
 		m.Passing,
 		m.Pids,
 		m.Queued,
+		m.Received,
 		m.Records,
 		m.Ring,
 		m.Rports,
@@ -760,6 +800,7 @@ type bpfVariables struct {
 	Filter           *ebpf.Variable `ebpf:"filter"`
 	Hz               *ebpf.Variable `ebpf:"hz"`
 	LastUsers        *ebpf.Variable `ebpf:"last_users"`
+	LateTimeWait     *ebpf.Variable `ebpf:"late_time_wait"`
 	MayNest          *ebpf.Variable `ebpf:"may_nest"`
 	OnlyCloses       *ebpf.Variable `ebpf:"only_closes"`
 	Overflowing      *ebpf.Variable `ebpf:"overflowing"`
@@ -809,6 +850,9 @@ type bpfPrograms struct {
 	DumpMappings *ebpf.Program `ebpf:"dump_mappings"`
 	DumpTcp      *ebpf.Program `ebpf:"dump_tcp"`
 	DumpThreads  *ebpf.Program `ebpf:"dump_threads"`
+	MiniAfter    *ebpf.Program `ebpf:"mini_after"`
+	MiniBefore   *ebpf.Program `ebpf:"mini_before"`
+	MiniSocket   *ebpf.Program `ebpf:"mini_socket"`
 	ProcessExec  *ebpf.Program `ebpf:"process_exec"`
 	ProcessExit  *ebpf.Program `ebpf:"process_exit"`
 	ProcessFork  *ebpf.Program `ebpf:"process_fork"`
@@ -820,7 +864,6 @@ type bpfPrograms struct {
 	SendLength   *ebpf.Program `ebpf:"send_length"`
 	State        *ebpf.Program `ebpf:"state"`
 	StateRefused *ebpf.Program `ebpf:"state_refused"`
-	TimeWait     *ebpf.Program `ebpf:"time_wait"`
 }
 
 func (p *bpfPrograms) Close() error {
@@ -833,6 +876,9 @@ func (p *bpfPrograms) Close() error {
 		p.DumpMappings,
 		p.DumpTcp,
 		p.DumpThreads,
+		p.MiniAfter,
+		p.MiniBefore,
+		p.MiniSocket,
 		p.ProcessExec,
 		p.ProcessExit,
 		p.ProcessFork,
@@ -844,7 +890,6 @@ func (p *bpfPrograms) Close() error {
 		p.SendLength,
 		p.State,
 		p.StateRefused,
-		p.TimeWait,
 	)
 }
 

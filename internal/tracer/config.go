@@ -50,6 +50,13 @@ const (
 	maxPids   = 1024
 )
 
+// wantsTimeWait reports whether a transition to TIME_WAIT can pass the filter.
+func (c *Config) wantsTimeWait() bool {
+	f := &c.Filter
+	before := event.SetOf(event.FinWait2, event.Closing)
+	return c.Live && !c.Closes && (f.States == 0 || f.States.Has(event.TimeWait) || f.States&before != 0)
+}
+
 // ringBytes are the sizes of the ring and of the one that takes over when it is full. Stacks
 // are large, and go to the first.
 func (c *Config) ringBytes() (ring, overflow int) {
@@ -106,6 +113,9 @@ func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
 	}
 	if c.Family == 0 {
 		spec.Maps["family"].MaxEntries = 1
+	}
+	if !c.wantsTimeWait() {
+		spec.Maps["orphans"].MaxEntries = 1
 	}
 	if len(f.Pids) > maxPids {
 		return fmt.Errorf("filter: %d pids, at most %d", len(f.Pids), maxPids)

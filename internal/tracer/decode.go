@@ -39,6 +39,7 @@ const (
 	transitionTimeWait = 1 << 8
 	transitionMore     = 1 << 9
 	transitionWide     = 1 << 10
+	transitionNoPort   = 1 << 11
 
 	// enum socket_flags
 	socketBaseline      = 1 << 0
@@ -80,6 +81,7 @@ func decodeTransition(raw []byte, to *event.Transition) (flags uint16, err error
 		Evidence:  event.Evidence(c.Evidence),
 		Cgroup:    c.Cgroup,
 		Exiting:   c.Flags&transitionExiting != 0,
+		NoPort:    c.Flags&transitionNoPort != 0,
 
 		EOFSeen:    c.Flags&transitionEOFSeen != 0,
 		EOFWatched: c.Flags&transitionWatched != 0,
@@ -93,8 +95,8 @@ func decodeTransition(raw []byte, to *event.Transition) (flags uint16, err error
 		to.User, to.Closer, to.RecvQ, to.SentAfterFin = c.User, c.Closer, c.RecvQ, c.SentAfterFin
 	}
 	if c.Flags&transitionWide != 0 {
-		to.Flow.Local = addrPort(c.Laddr, c.Lport)
-		to.Flow.Remote = addrPort(c.Raddr, c.Rport)
+		to.Flow.Local = addrPortOf(c.Laddr, c.Lport)
+		to.Flow.Remote = addrPortOf(c.Raddr, c.Rport)
 		to.Stacks = stacksOf(&c.Stacks)
 	} else {
 		to.Flow.Local = netip.AddrPortFrom(netip.AddrFrom4(c.Laddr4), c.Lport)
@@ -314,15 +316,15 @@ func decodeHolder(c *bpfHolderRow) event.Holder {
 	}
 }
 
-// addrPort turns ::ffff:a.b.c.d into IPv4: the wire's family, whatever the socket's.
-func addrPort(addr [16]uint8, port uint16) netip.AddrPort {
+// addrPortOf turns ::ffff:a.b.c.d into IPv4: the wire's family, whatever the socket's.
+func addrPortOf(addr [16]uint8, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(addr).Unmap(), port)
 }
 
 func flowOf(c *bpfFlow, protocol uint16) event.Flow {
 	return event.Flow{
-		Local:    addrPort(c.Laddr, c.Lport),
-		Remote:   addrPort(c.Raddr, c.Rport),
+		Local:    addrPortOf(c.Laddr, c.Lport),
+		Remote:   addrPortOf(c.Raddr, c.Rport),
 		Netns:    c.Netns,
 		Protocol: event.Protocol(protocol),
 	}

@@ -21,6 +21,8 @@ const (
 	factAccept      = "accept"
 	factRead        = "read"
 	factWrite       = "write"
+	factMiniBefore  = "fin_wait2_mini_socket"
+	factMiniAfter   = "late_time_wait"
 	factTimeWait    = "time_wait"
 	factTransitions = "transitions"
 	factNested      = "nested_transitions"
@@ -51,11 +53,13 @@ type hook struct {
 	unless string
 	// stacks, family: needed only where stacks are taken or a family is followed.
 	stacks, family bool
+	// timeWait: needed only where transitions to TIME_WAIT are wanted.
+	timeWait bool
 }
 
 // wanted: somebody has asked for what the hook gives.
 func (h *hook) wanted(cfg *Config) bool {
-	if h.live && !cfg.Live {
+	if h.live && !cfg.Live || h.timeWait && !cfg.wantsTimeWait() {
 		return false
 	}
 	return !h.stacks && !h.family || h.stacks && cfg.Stacks.Sink != nil || h.family && cfg.Family != 0
@@ -83,7 +87,10 @@ var table = []hook{
 	{fact: factRead, program: "recv_6", kind: kindFexit, targets: []string{"tcp_recvmsg"}, params: 6, live: true},
 	{fact: factWrite, program: "send_length", kind: kindTpBTF, targets: []string{"sock_send_length"}, live: true, unless: factAccept},
 	{fact: factWrite, program: "send_3", kind: kindFexit, targets: []string{"tcp_sendmsg"}, params: 3, live: true, unless: factAccept},
-	{fact: factTimeWait, program: "time_wait", kind: kindFentry, targets: []string{"tcp_time_wait"}, live: true},
+	{fact: factMiniBefore, program: "mini_before", kind: kindFentry, targets: []string{"tcp_timewait_state_process"}, live: true, timeWait: true},
+	{fact: factMiniAfter, program: "mini_after", kind: kindFexit, targets: []string{"tcp_timewait_state_process"}, live: true, timeWait: true},
+	// After these: it leaves mini-sockets to them.
+	{fact: factTimeWait, program: "mini_socket", kind: kindFexit, targets: []string{"inet_twsk_alloc"}, params: 3, live: true, timeWait: true},
 	{fact: factTransitions, program: "state", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
 	{fact: factMappings, program: "dump_mappings", kind: kindIter, targets: []string{"task_vma"}, stacks: true},
 	{fact: factThreads, program: "dump_threads", kind: kindIter, targets: []string{"task"}, stacks: true},
@@ -103,6 +110,8 @@ var without = map[string]string{
 	factAccept:      "the first read or write names the owner, a descriptor scan the holders",
 	factRead:        "nobody watches EOF being told; no owner by reading",
 	factWrite:       "no owner by writing",
+	factMiniBefore:  "as `late_time_wait`",
+	factMiniAfter:   "a mini-socket in FIN_WAIT2 is taken for the TIME_WAIT that it becomes: inferred",
 	factTimeWait:    "inferred from the transition that ends the full socket",
 	factTransitions: "cannot watch",
 	factNested:      "cannot watch",

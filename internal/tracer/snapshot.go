@@ -185,7 +185,7 @@ func (r *rows) dedupe(listed int) {
 
 // unlisted sockets stand in no table of a namespace.
 func unlisted(s *event.Socket) bool {
-	return s.State == event.Close || s.Flow.Protocol == event.MPTCP
+	return s.State == event.Close || s.State == event.BoundInactive || s.Flow.Protocol == event.MPTCP
 }
 
 func (t *Tracer) readIter(ctx context.Context, fact string, all *rows) error {

@@ -235,6 +235,8 @@ func (t *Tracer) tell(fact string, have map[string]string) error {
 			t.set("accepts_by_exit", flag(by != "" && by != "inet_csk_accept")))
 	case factRead:
 		return t.set("watch_eof", watched(have[factRead]))
+	case factMiniAfter:
+		return t.set("late_time_wait", flag(have[factMiniBefore] != "" && have[factMiniAfter] != ""))
 	}
 	return nil
 }

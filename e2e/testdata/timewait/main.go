@@ -255,7 +255,7 @@ func (d *dialer) run(kinds []byte, workers int, rate float64, full int) error {
 	var next, inRow atomic.Int64
 	var all sync.WaitGroup
 	errs := make(chan error, workers)
-	began := time.Now()
+	pace := pace{perSecond: rate}
 	for range workers {
 		all.Go(func() {
 			for {
@@ -263,9 +263,7 @@ func (d *dialer) run(kinds []byte, workers int, rate float64, full int) error {
 				if i >= len(kinds) || full > 0 && inRow.Load() >= int64(full) {
 					return
 				}
-				if rate > 0 {
-					time.Sleep(time.Until(began.Add(time.Duration(float64(i) / rate * float64(time.Second)))))
-				}
+				pace.wait()
 				err := d.one(d.to[i%len(d.to)], kinds[i])
 				switch {
 				case errors.Is(err, unix.EADDRNOTAVAIL):
@@ -288,6 +286,28 @@ func (d *dialer) run(kinds []byte, workers int, rate float64, full int) error {
 	default:
 		return nil
 	}
+}
+
+// pace lets one pass at a time. What comes late is not made up for, so that the rate is never
+// higher.
+type pace struct {
+	perSecond float64 // 0: as fast as it goes
+	mu        sync.Mutex
+	next      time.Time
+}
+
+func (p *pace) wait() {
+	if p.perSecond == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if p.next.Before(now) {
+		p.next = now
+	}
+	time.Sleep(p.next.Sub(now))
+	p.next = p.next.Add(time.Duration(float64(time.Second) / p.perSecond))
 }
 
 func (d *dialer) one(to netip.AddrPort, kind byte) error {
