@@ -145,7 +145,7 @@ func (w *watcher) judge(ctx context.Context) (*Diagnosed, error) {
 	snap.Sockets = w.stillOpen(snap.Sockets)
 	clock := tracer.ReadClock(w.engine.cfg.Now)
 	cases, facts := w.engine.cases(snap, &w.query.Query, clock, true)
-	if err := w.fill(ctx, w.engine.log, cases, &facts); err != nil {
+	if err := w.fill(ctx, w.engine.log, diagnosis.CaseList(cases), &facts); err != nil {
 		return nil, err
 	}
 	loss, err := w.Loss()

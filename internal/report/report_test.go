@@ -69,7 +69,7 @@ func sockets() *Sockets {
 			Peers:  map[event.Cookie]record.Peer{2: {Pid: 7, Comm: "curl", State: "FIN_WAIT2"}},
 			Stacks: map[event.Cookie]*record.Stacks{2: {EOF: &record.Stack{Frames: []record.Frame{{Function: "main.handle"}}}}},
 		},
-		Cases: []diagnosis.Case{
+		Cases: diagnosis.CaseList{
 			{
 				Socket: event.Socket{
 					At: at, Since: at.Add(-5 * time.Second), Bound: event.Exact, Cookie: 3, Inode: 33,
@@ -91,8 +91,8 @@ func sockets() *Sockets {
 				Socket: event.Socket{At: at, Cookie: 1, State: event.CloseWait, Flow: flow("127.0.0.1:80", "127.0.0.1:0")},
 				Cause:  diagnosis.Unaccepted,
 				Listeners: []event.Holder{
-					{Task: java, FD: 3, QueueLen: 5, QueueMax: 4},
-					{Task: event.Task{Pid: 4300, Comm: event.MakeComm("worker")}, FD: 3, QueueLen: 5, QueueMax: 4},
+					{Task: java, FD: 3, Listening: &event.Listening{QueueLen: 5, QueueMax: 4}},
+					{Task: event.Task{Pid: 4300, Comm: event.MakeComm("worker")}, FD: 3, Listening: &event.Listening{QueueLen: 5, QueueMax: 4}},
 				},
 			},
 		},
@@ -625,14 +625,13 @@ func TestSelectionOfNestedRecords(t *testing.T) {
 }
 
 func manySockets(n int) *Sockets {
-	s := &Sockets{Facts: &record.Facts{Clock: clock}, Cases: make([]diagnosis.Case, n)}
-	one := sockets().Cases[1]
-	for i := range s.Cases {
-		s.Cases[i] = one
-		s.Cases[i].Since -= event.KTime(i * 7919 % n)
-		s.Cases[i].Cookie = event.Cookie(i)
+	cases := make(diagnosis.CaseList, n)
+	for i := range cases {
+		cases[i] = *sockets().Cases.At(1)
+		cases[i].Since -= event.KTime(i * 7919 % n)
+		cases[i].Cookie = event.Cookie(i)
 	}
-	return s
+	return &Sockets{Facts: &record.Facts{Clock: clock}, Cases: cases}
 }
 
 func BenchmarkList(b *testing.B) {

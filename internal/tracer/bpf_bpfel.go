@@ -123,18 +123,20 @@ type bpfHandled struct {
 }
 
 type bpfHolderRow struct {
-	_        structs.HostLayout
-	Kind     uint32
-	Fd       int32
-	Cookie   uint64
-	Inode    uint64
-	Holder   bpfTask
-	Flow     bpfFlow
-	QueueLen uint32
-	QueueMax uint32
-	Protocol uint16
-	State    uint8
-	Pad      [5]uint8
+	_      structs.HostLayout
+	Kind   uint32
+	Fd     int32
+	Cookie uint64
+	Netns  uint32
+	State  uint8
+	Pad    [3]uint8
+}
+
+type bpfHoldingRow struct {
+	_    structs.HostLayout
+	Kind uint32
+	Pad  uint32
+	Task bpfTask
 }
 
 type bpfKin struct {
@@ -148,6 +150,19 @@ type bpfLife struct {
 	Kind    uint32
 	Tgid    uint32
 	Program bpfFileKey
+}
+
+type bpfListeningRow struct {
+	_        structs.HostLayout
+	Kind     uint32
+	Fd       int32
+	Cookie   uint64
+	Inode    uint64
+	Flow     bpfFlow
+	QueueLen uint32
+	QueueMax uint32
+	Protocol uint16
+	Pad      [6]uint8
 }
 
 type bpfMapping struct {
@@ -293,6 +308,19 @@ type bpfRuntime struct {
 	Pad              [5]uint8
 }
 
+type bpfSocketMore struct {
+	_            structs.HostLayout
+	EofAt        uint64
+	SentAfterFin uint64
+	Parent       uint64
+	Listener     uint64
+	Ends         uint64
+	Stacks       [4]uint64
+	Owner        bpfTask
+	EofTask      bpfTask
+	User         bpfTask
+}
+
 type bpfSocketRow struct {
 	_            structs.HostLayout
 	Kind         uint32
@@ -303,18 +331,9 @@ type bpfSocketRow struct {
 	Cgroup       uint64
 	Since        uint64
 	Earliest     uint64
-	EofAt        uint64
-	SentAfterFin uint64
 	LastSend     uint64
 	LastAck      uint64
-	Parent       uint64
-	Listener     uint64
-	Ends         uint64
-	Stacks       [4]uint64
 	Flow         bpfFlow
-	Owner        bpfTask
-	EofTask      bpfTask
-	User         bpfTask
 	SndNxt       uint32
 	RcvNxt       uint32
 	RecvQ        uint32
@@ -327,7 +346,7 @@ type bpfSocketRow struct {
 	Evidence     uint8
 	Shutdown     uint8
 	UserEvidence uint8
-	Pad          [4]uint8
+	More         uint32
 }
 
 type bpfStack struct {
@@ -427,85 +446,90 @@ type bpfWalk struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapAccepted         = "accepted"
-	bpfMapBudgets          = "budgets"
-	bpfMapCounters         = "counters"
-	bpfMapFamily           = "family"
-	bpfMapLatest           = "latest"
-	bpfMapLports           = "lports"
-	bpfMapMemos            = "memos"
-	bpfMapPassing          = "passing"
-	bpfMapPids             = "pids"
-	bpfMapQueued           = "queued"
-	bpfMapRecords          = "records"
-	bpfMapRing             = "ring"
-	bpfMapRports           = "rports"
-	bpfMapRules            = "rules"
-	bpfMapRuntimes         = "runtimes"
-	bpfMapSeen             = "seen"
-	bpfMapTables           = "tables"
-	bpfMapThreadRow        = "thread_row"
-	bpfMapWalks            = "walks"
-	bpfMapWantedPrograms   = "wanted_programs"
-	bpfProgAccept2         = "accept_2"
-	bpfProgAccept4         = "accept_4"
-	bpfProgAcceptExit      = "accept_exit"
-	bpfProgDumpFamily      = "dump_family"
-	bpfProgDumpFiles       = "dump_files"
-	bpfProgDumpMappings    = "dump_mappings"
-	bpfProgDumpTcp         = "dump_tcp"
-	bpfProgDumpThreads     = "dump_threads"
-	bpfProgProcessExec     = "process_exec"
-	bpfProgProcessExit     = "process_exit"
-	bpfProgProcessFork     = "process_fork"
-	bpfProgReadClocks      = "read_clocks"
-	bpfProgRecv            = "recv"
-	bpfProgRecv5           = "recv_5"
-	bpfProgRecv6           = "recv_6"
-	bpfProgSend3           = "send_3"
-	bpfProgSendLength      = "send_length"
-	bpfProgState           = "state"
-	bpfProgStateRefused    = "state_refused"
-	bpfProgTimeWait        = "time_wait"
-	bpfVarAllCloses        = "all_closes"
-	bpfVarChosenTgid       = "chosen_tgid"
-	bpfVarClockJiffies     = "clock_jiffies"
-	bpfVarClockKtime       = "clock_ktime"
-	bpfVarFamilyRoot       = "family_root"
-	bpfVarFilter           = "filter"
-	bpfVarHz               = "hz"
-	bpfVarOnlyCloses       = "only_closes"
-	bpfVarOwnByIo          = "own_by_io"
-	bpfVarRelativesFound   = "relatives_found"
-	bpfVarSnapshotHeld     = "snapshot_held"
-	bpfVarSnapshotImport   = "snapshot_import"
-	bpfVarSnapshotMet      = "snapshot_met"
-	bpfVarSnapshotQueued   = "snapshot_queued"
-	bpfVarSnapshotStates   = "snapshot_states"
-	bpfVarStacksPerS       = "stacks_per_s"
-	bpfVarStuckAfter       = "stuck_after"
-	bpfVarTrackUsers       = "track_users"
-	bpfVarUnusedBound      = "unused_bound"
-	bpfVarUnusedCounter    = "unused_counter"
-	bpfVarUnusedDirection  = "unused_direction"
-	bpfVarUnusedEvidence   = "unused_evidence"
-	bpfVarUnusedFlow       = "unused_flow"
-	bpfVarUnusedHolderRow  = "unused_holder_row"
-	bpfVarUnusedKin        = "unused_kin"
-	bpfVarUnusedLife       = "unused_life"
-	bpfVarUnusedMappingRow = "unused_mapping_row"
-	bpfVarUnusedPassedRow  = "unused_passed_row"
-	bpfVarUnusedRawStack   = "unused_raw_stack"
-	bpfVarUnusedRelative   = "unused_relative"
-	bpfVarUnusedSocketRow  = "unused_socket_row"
-	bpfVarUnusedStack      = "unused_stack"
-	bpfVarUnusedTcpState   = "unused_tcp_state"
-	bpfVarUnusedTransition = "unused_transition"
-	bpfVarUnusedUnwinding  = "unused_unwinding"
-	bpfVarUnwinder         = "unwinder"
-	bpfVarWakeBytes        = "wake_bytes"
-	bpfVarWantedCount      = "wanted_count"
-	bpfVarWatchEof         = "watch_eof"
+	bpfMapAccepted           = "accepted"
+	bpfMapBudgets            = "budgets"
+	bpfMapCounters           = "counters"
+	bpfMapFamily             = "family"
+	bpfMapLatest             = "latest"
+	bpfMapLports             = "lports"
+	bpfMapMemos              = "memos"
+	bpfMapPassing            = "passing"
+	bpfMapPids               = "pids"
+	bpfMapQueued             = "queued"
+	bpfMapRecords            = "records"
+	bpfMapRing               = "ring"
+	bpfMapRports             = "rports"
+	bpfMapRules              = "rules"
+	bpfMapRuntimes           = "runtimes"
+	bpfMapSeen               = "seen"
+	bpfMapTables             = "tables"
+	bpfMapThreadRow          = "thread_row"
+	bpfMapWalks              = "walks"
+	bpfMapWantedPrograms     = "wanted_programs"
+	bpfProgAccept2           = "accept_2"
+	bpfProgAccept4           = "accept_4"
+	bpfProgAcceptExit        = "accept_exit"
+	bpfProgDumpFamily        = "dump_family"
+	bpfProgDumpFiles         = "dump_files"
+	bpfProgDumpMappings      = "dump_mappings"
+	bpfProgDumpTcp           = "dump_tcp"
+	bpfProgDumpThreads       = "dump_threads"
+	bpfProgProcessExec       = "process_exec"
+	bpfProgProcessExit       = "process_exit"
+	bpfProgProcessFork       = "process_fork"
+	bpfProgReadClocks        = "read_clocks"
+	bpfProgRecv              = "recv"
+	bpfProgRecv5             = "recv_5"
+	bpfProgRecv6             = "recv_6"
+	bpfProgSend3             = "send_3"
+	bpfProgSendLength        = "send_length"
+	bpfProgState             = "state"
+	bpfProgStateRefused      = "state_refused"
+	bpfProgTimeWait          = "time_wait"
+	bpfVarAllCloses          = "all_closes"
+	bpfVarChosenTgid         = "chosen_tgid"
+	bpfVarClockJiffies       = "clock_jiffies"
+	bpfVarClockKtime         = "clock_ktime"
+	bpfVarFamilyRoot         = "family_root"
+	bpfVarFilter             = "filter"
+	bpfVarHz                 = "hz"
+	bpfVarLive               = "live"
+	bpfVarOnlyCloses         = "only_closes"
+	bpfVarOwnByIo            = "own_by_io"
+	bpfVarRelativesFound     = "relatives_found"
+	bpfVarSnapshotHeld       = "snapshot_held"
+	bpfVarSnapshotImport     = "snapshot_import"
+	bpfVarSnapshotMet        = "snapshot_met"
+	bpfVarSnapshotQueued     = "snapshot_queued"
+	bpfVarSnapshotStates     = "snapshot_states"
+	bpfVarSnapshotTask       = "snapshot_task"
+	bpfVarStacksPerS         = "stacks_per_s"
+	bpfVarStuckAfter         = "stuck_after"
+	bpfVarTrackUsers         = "track_users"
+	bpfVarUnusedBound        = "unused_bound"
+	bpfVarUnusedCounter      = "unused_counter"
+	bpfVarUnusedDirection    = "unused_direction"
+	bpfVarUnusedEvidence     = "unused_evidence"
+	bpfVarUnusedFlow         = "unused_flow"
+	bpfVarUnusedHolderRow    = "unused_holder_row"
+	bpfVarUnusedHoldingRow   = "unused_holding_row"
+	bpfVarUnusedKin          = "unused_kin"
+	bpfVarUnusedLife         = "unused_life"
+	bpfVarUnusedListeningRow = "unused_listening_row"
+	bpfVarUnusedMappingRow   = "unused_mapping_row"
+	bpfVarUnusedPassedRow    = "unused_passed_row"
+	bpfVarUnusedRawStack     = "unused_raw_stack"
+	bpfVarUnusedRelative     = "unused_relative"
+	bpfVarUnusedSocketMore   = "unused_socket_more"
+	bpfVarUnusedSocketRow    = "unused_socket_row"
+	bpfVarUnusedStack        = "unused_stack"
+	bpfVarUnusedTcpState     = "unused_tcp_state"
+	bpfVarUnusedTransition   = "unused_transition"
+	bpfVarUnusedUnwinding    = "unused_unwinding"
+	bpfVarUnwinder           = "unwinder"
+	bpfVarWakeBytes          = "wake_bytes"
+	bpfVarWantedCount        = "wanted_count"
+	bpfVarWatchEof           = "watch_eof"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -602,45 +626,50 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	AllCloses        *ebpf.VariableSpec `ebpf:"all_closes"`
-	ChosenTgid       *ebpf.VariableSpec `ebpf:"chosen_tgid"`
-	ClockJiffies     *ebpf.VariableSpec `ebpf:"clock_jiffies"`
-	ClockKtime       *ebpf.VariableSpec `ebpf:"clock_ktime"`
-	FamilyRoot       *ebpf.VariableSpec `ebpf:"family_root"`
-	Filter           *ebpf.VariableSpec `ebpf:"filter"`
-	Hz               *ebpf.VariableSpec `ebpf:"hz"`
-	OnlyCloses       *ebpf.VariableSpec `ebpf:"only_closes"`
-	OwnByIo          *ebpf.VariableSpec `ebpf:"own_by_io"`
-	RelativesFound   *ebpf.VariableSpec `ebpf:"relatives_found"`
-	SnapshotHeld     *ebpf.VariableSpec `ebpf:"snapshot_held"`
-	SnapshotImport   *ebpf.VariableSpec `ebpf:"snapshot_import"`
-	SnapshotMet      *ebpf.VariableSpec `ebpf:"snapshot_met"`
-	SnapshotQueued   *ebpf.VariableSpec `ebpf:"snapshot_queued"`
-	SnapshotStates   *ebpf.VariableSpec `ebpf:"snapshot_states"`
-	StacksPerS       *ebpf.VariableSpec `ebpf:"stacks_per_s"`
-	StuckAfter       *ebpf.VariableSpec `ebpf:"stuck_after"`
-	TrackUsers       *ebpf.VariableSpec `ebpf:"track_users"`
-	UnusedBound      *ebpf.VariableSpec `ebpf:"unused_bound"`
-	UnusedCounter    *ebpf.VariableSpec `ebpf:"unused_counter"`
-	UnusedDirection  *ebpf.VariableSpec `ebpf:"unused_direction"`
-	UnusedEvidence   *ebpf.VariableSpec `ebpf:"unused_evidence"`
-	UnusedFlow       *ebpf.VariableSpec `ebpf:"unused_flow"`
-	UnusedHolderRow  *ebpf.VariableSpec `ebpf:"unused_holder_row"`
-	UnusedKin        *ebpf.VariableSpec `ebpf:"unused_kin"`
-	UnusedLife       *ebpf.VariableSpec `ebpf:"unused_life"`
-	UnusedMappingRow *ebpf.VariableSpec `ebpf:"unused_mapping_row"`
-	UnusedPassedRow  *ebpf.VariableSpec `ebpf:"unused_passed_row"`
-	UnusedRawStack   *ebpf.VariableSpec `ebpf:"unused_raw_stack"`
-	UnusedRelative   *ebpf.VariableSpec `ebpf:"unused_relative"`
-	UnusedSocketRow  *ebpf.VariableSpec `ebpf:"unused_socket_row"`
-	UnusedStack      *ebpf.VariableSpec `ebpf:"unused_stack"`
-	UnusedTcpState   *ebpf.VariableSpec `ebpf:"unused_tcp_state"`
-	UnusedTransition *ebpf.VariableSpec `ebpf:"unused_transition"`
-	UnusedUnwinding  *ebpf.VariableSpec `ebpf:"unused_unwinding"`
-	Unwinder         *ebpf.VariableSpec `ebpf:"unwinder"`
-	WakeBytes        *ebpf.VariableSpec `ebpf:"wake_bytes"`
-	WantedCount      *ebpf.VariableSpec `ebpf:"wanted_count"`
-	WatchEof         *ebpf.VariableSpec `ebpf:"watch_eof"`
+	AllCloses          *ebpf.VariableSpec `ebpf:"all_closes"`
+	ChosenTgid         *ebpf.VariableSpec `ebpf:"chosen_tgid"`
+	ClockJiffies       *ebpf.VariableSpec `ebpf:"clock_jiffies"`
+	ClockKtime         *ebpf.VariableSpec `ebpf:"clock_ktime"`
+	FamilyRoot         *ebpf.VariableSpec `ebpf:"family_root"`
+	Filter             *ebpf.VariableSpec `ebpf:"filter"`
+	Hz                 *ebpf.VariableSpec `ebpf:"hz"`
+	Live               *ebpf.VariableSpec `ebpf:"live"`
+	OnlyCloses         *ebpf.VariableSpec `ebpf:"only_closes"`
+	OwnByIo            *ebpf.VariableSpec `ebpf:"own_by_io"`
+	RelativesFound     *ebpf.VariableSpec `ebpf:"relatives_found"`
+	SnapshotHeld       *ebpf.VariableSpec `ebpf:"snapshot_held"`
+	SnapshotImport     *ebpf.VariableSpec `ebpf:"snapshot_import"`
+	SnapshotMet        *ebpf.VariableSpec `ebpf:"snapshot_met"`
+	SnapshotQueued     *ebpf.VariableSpec `ebpf:"snapshot_queued"`
+	SnapshotStates     *ebpf.VariableSpec `ebpf:"snapshot_states"`
+	SnapshotTask       *ebpf.VariableSpec `ebpf:"snapshot_task"`
+	StacksPerS         *ebpf.VariableSpec `ebpf:"stacks_per_s"`
+	StuckAfter         *ebpf.VariableSpec `ebpf:"stuck_after"`
+	TrackUsers         *ebpf.VariableSpec `ebpf:"track_users"`
+	UnusedBound        *ebpf.VariableSpec `ebpf:"unused_bound"`
+	UnusedCounter      *ebpf.VariableSpec `ebpf:"unused_counter"`
+	UnusedDirection    *ebpf.VariableSpec `ebpf:"unused_direction"`
+	UnusedEvidence     *ebpf.VariableSpec `ebpf:"unused_evidence"`
+	UnusedFlow         *ebpf.VariableSpec `ebpf:"unused_flow"`
+	UnusedHolderRow    *ebpf.VariableSpec `ebpf:"unused_holder_row"`
+	UnusedHoldingRow   *ebpf.VariableSpec `ebpf:"unused_holding_row"`
+	UnusedKin          *ebpf.VariableSpec `ebpf:"unused_kin"`
+	UnusedLife         *ebpf.VariableSpec `ebpf:"unused_life"`
+	UnusedListeningRow *ebpf.VariableSpec `ebpf:"unused_listening_row"`
+	UnusedMappingRow   *ebpf.VariableSpec `ebpf:"unused_mapping_row"`
+	UnusedPassedRow    *ebpf.VariableSpec `ebpf:"unused_passed_row"`
+	UnusedRawStack     *ebpf.VariableSpec `ebpf:"unused_raw_stack"`
+	UnusedRelative     *ebpf.VariableSpec `ebpf:"unused_relative"`
+	UnusedSocketMore   *ebpf.VariableSpec `ebpf:"unused_socket_more"`
+	UnusedSocketRow    *ebpf.VariableSpec `ebpf:"unused_socket_row"`
+	UnusedStack        *ebpf.VariableSpec `ebpf:"unused_stack"`
+	UnusedTcpState     *ebpf.VariableSpec `ebpf:"unused_tcp_state"`
+	UnusedTransition   *ebpf.VariableSpec `ebpf:"unused_transition"`
+	UnusedUnwinding    *ebpf.VariableSpec `ebpf:"unused_unwinding"`
+	Unwinder           *ebpf.VariableSpec `ebpf:"unwinder"`
+	WakeBytes          *ebpf.VariableSpec `ebpf:"wake_bytes"`
+	WantedCount        *ebpf.VariableSpec `ebpf:"wanted_count"`
+	WatchEof           *ebpf.VariableSpec `ebpf:"watch_eof"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -714,45 +743,50 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	AllCloses        *ebpf.Variable `ebpf:"all_closes"`
-	ChosenTgid       *ebpf.Variable `ebpf:"chosen_tgid"`
-	ClockJiffies     *ebpf.Variable `ebpf:"clock_jiffies"`
-	ClockKtime       *ebpf.Variable `ebpf:"clock_ktime"`
-	FamilyRoot       *ebpf.Variable `ebpf:"family_root"`
-	Filter           *ebpf.Variable `ebpf:"filter"`
-	Hz               *ebpf.Variable `ebpf:"hz"`
-	OnlyCloses       *ebpf.Variable `ebpf:"only_closes"`
-	OwnByIo          *ebpf.Variable `ebpf:"own_by_io"`
-	RelativesFound   *ebpf.Variable `ebpf:"relatives_found"`
-	SnapshotHeld     *ebpf.Variable `ebpf:"snapshot_held"`
-	SnapshotImport   *ebpf.Variable `ebpf:"snapshot_import"`
-	SnapshotMet      *ebpf.Variable `ebpf:"snapshot_met"`
-	SnapshotQueued   *ebpf.Variable `ebpf:"snapshot_queued"`
-	SnapshotStates   *ebpf.Variable `ebpf:"snapshot_states"`
-	StacksPerS       *ebpf.Variable `ebpf:"stacks_per_s"`
-	StuckAfter       *ebpf.Variable `ebpf:"stuck_after"`
-	TrackUsers       *ebpf.Variable `ebpf:"track_users"`
-	UnusedBound      *ebpf.Variable `ebpf:"unused_bound"`
-	UnusedCounter    *ebpf.Variable `ebpf:"unused_counter"`
-	UnusedDirection  *ebpf.Variable `ebpf:"unused_direction"`
-	UnusedEvidence   *ebpf.Variable `ebpf:"unused_evidence"`
-	UnusedFlow       *ebpf.Variable `ebpf:"unused_flow"`
-	UnusedHolderRow  *ebpf.Variable `ebpf:"unused_holder_row"`
-	UnusedKin        *ebpf.Variable `ebpf:"unused_kin"`
-	UnusedLife       *ebpf.Variable `ebpf:"unused_life"`
-	UnusedMappingRow *ebpf.Variable `ebpf:"unused_mapping_row"`
-	UnusedPassedRow  *ebpf.Variable `ebpf:"unused_passed_row"`
-	UnusedRawStack   *ebpf.Variable `ebpf:"unused_raw_stack"`
-	UnusedRelative   *ebpf.Variable `ebpf:"unused_relative"`
-	UnusedSocketRow  *ebpf.Variable `ebpf:"unused_socket_row"`
-	UnusedStack      *ebpf.Variable `ebpf:"unused_stack"`
-	UnusedTcpState   *ebpf.Variable `ebpf:"unused_tcp_state"`
-	UnusedTransition *ebpf.Variable `ebpf:"unused_transition"`
-	UnusedUnwinding  *ebpf.Variable `ebpf:"unused_unwinding"`
-	Unwinder         *ebpf.Variable `ebpf:"unwinder"`
-	WakeBytes        *ebpf.Variable `ebpf:"wake_bytes"`
-	WantedCount      *ebpf.Variable `ebpf:"wanted_count"`
-	WatchEof         *ebpf.Variable `ebpf:"watch_eof"`
+	AllCloses          *ebpf.Variable `ebpf:"all_closes"`
+	ChosenTgid         *ebpf.Variable `ebpf:"chosen_tgid"`
+	ClockJiffies       *ebpf.Variable `ebpf:"clock_jiffies"`
+	ClockKtime         *ebpf.Variable `ebpf:"clock_ktime"`
+	FamilyRoot         *ebpf.Variable `ebpf:"family_root"`
+	Filter             *ebpf.Variable `ebpf:"filter"`
+	Hz                 *ebpf.Variable `ebpf:"hz"`
+	Live               *ebpf.Variable `ebpf:"live"`
+	OnlyCloses         *ebpf.Variable `ebpf:"only_closes"`
+	OwnByIo            *ebpf.Variable `ebpf:"own_by_io"`
+	RelativesFound     *ebpf.Variable `ebpf:"relatives_found"`
+	SnapshotHeld       *ebpf.Variable `ebpf:"snapshot_held"`
+	SnapshotImport     *ebpf.Variable `ebpf:"snapshot_import"`
+	SnapshotMet        *ebpf.Variable `ebpf:"snapshot_met"`
+	SnapshotQueued     *ebpf.Variable `ebpf:"snapshot_queued"`
+	SnapshotStates     *ebpf.Variable `ebpf:"snapshot_states"`
+	SnapshotTask       *ebpf.Variable `ebpf:"snapshot_task"`
+	StacksPerS         *ebpf.Variable `ebpf:"stacks_per_s"`
+	StuckAfter         *ebpf.Variable `ebpf:"stuck_after"`
+	TrackUsers         *ebpf.Variable `ebpf:"track_users"`
+	UnusedBound        *ebpf.Variable `ebpf:"unused_bound"`
+	UnusedCounter      *ebpf.Variable `ebpf:"unused_counter"`
+	UnusedDirection    *ebpf.Variable `ebpf:"unused_direction"`
+	UnusedEvidence     *ebpf.Variable `ebpf:"unused_evidence"`
+	UnusedFlow         *ebpf.Variable `ebpf:"unused_flow"`
+	UnusedHolderRow    *ebpf.Variable `ebpf:"unused_holder_row"`
+	UnusedHoldingRow   *ebpf.Variable `ebpf:"unused_holding_row"`
+	UnusedKin          *ebpf.Variable `ebpf:"unused_kin"`
+	UnusedLife         *ebpf.Variable `ebpf:"unused_life"`
+	UnusedListeningRow *ebpf.Variable `ebpf:"unused_listening_row"`
+	UnusedMappingRow   *ebpf.Variable `ebpf:"unused_mapping_row"`
+	UnusedPassedRow    *ebpf.Variable `ebpf:"unused_passed_row"`
+	UnusedRawStack     *ebpf.Variable `ebpf:"unused_raw_stack"`
+	UnusedRelative     *ebpf.Variable `ebpf:"unused_relative"`
+	UnusedSocketMore   *ebpf.Variable `ebpf:"unused_socket_more"`
+	UnusedSocketRow    *ebpf.Variable `ebpf:"unused_socket_row"`
+	UnusedStack        *ebpf.Variable `ebpf:"unused_stack"`
+	UnusedTcpState     *ebpf.Variable `ebpf:"unused_tcp_state"`
+	UnusedTransition   *ebpf.Variable `ebpf:"unused_transition"`
+	UnusedUnwinding    *ebpf.Variable `ebpf:"unused_unwinding"`
+	Unwinder           *ebpf.Variable `ebpf:"unwinder"`
+	WakeBytes          *ebpf.Variable `ebpf:"wake_bytes"`
+	WantedCount        *ebpf.Variable `ebpf:"wanted_count"`
+	WatchEof           *ebpf.Variable `ebpf:"watch_eof"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

@@ -63,7 +63,8 @@ func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
 	resize(spec, "ring", uint32(ring))
 	f := &c.Filter
 	constants := map[string]any{
-		"hz": hz,
+		"hz":   hz,
+		"live": flag(c.Live),
 		// Wake at a quarter: the rest is room for what comes while the reader starts.
 		"wake_bytes":  uint64(ring / 4),
 		"track_users": flag(c.Users),
