@@ -129,8 +129,8 @@ func TestList(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { golden(t, "list,"+name, writeList(t, o, sockets())) })
 	}
-	golden(t, "list,empty,table", writeList(t, Options{Format: Table}, &Sockets{Facts: &record.Facts{}}))
-	golden(t, "list,empty,json", writeList(t, Options{Format: JSON}, &Sockets{Facts: &record.Facts{Clock: clock}}))
+	golden(t, "list,empty,table", writeList(t, Options{Format: Table}, &Sockets{Facts: &record.Facts{}, Cases: diagnosis.CaseList{}}))
+	golden(t, "list,empty,json", writeList(t, Options{Format: JSON}, &Sockets{Facts: &record.Facts{Clock: clock}, Cases: diagnosis.CaseList{}}))
 }
 
 // The streamed document is the record.
@@ -138,7 +138,7 @@ func TestListDocumentIsTheRecord(t *testing.T) {
 	s := sockets()
 	want := record.NewList(record.Time{Time: clock.Wall}, s.Loss, s.UnreadNetns)
 	for _, i := range []int{1, 0, 2} {
-		r := record.FromCase(&s.Cases[i], s.Facts)
+		r := record.FromCase(s.Cases.At(i), s.Facts)
 		r.Schema = ""
 		want.Sockets = append(want.Sockets, r)
 	}
@@ -154,7 +154,7 @@ func TestListDocumentIsTheRecord(t *testing.T) {
 
 func TestUsualListFits80Columns(t *testing.T) {
 	s := sockets()
-	s.Cases = s.Cases[1:2]
+	s.Cases = diagnosis.CaseList{*s.Cases.At(1)}
 	for line := range strings.Lines(string(writeList(t, Options{Format: Table}, s))) {
 		if len(line) > 80 {
 			t.Errorf("%d columns: %s", len(line), line)
@@ -603,7 +603,7 @@ func TestAgeOfBaseline(t *testing.T) {
 }
 
 func TestSelectionOfNestedRecords(t *testing.T) {
-	v := record.FromCase(&sockets().Cases[1], sockets().Facts)
+	v := record.FromCase(sockets().Cases.At(1), sockets().Facts)
 	text, err := selectPaths([]string{"owner", "owner.pid", "peer.pid", "stacks.eof.frames", "listener"}).marshal(&v)
 	if err != nil {
 		t.Fatal(err)
