@@ -431,7 +431,7 @@ static __always_inline int on_file_row(struct seq_file *seq,
 	if (!is_tcp(sk))
 		return 0;
 	state = sk->__sk_common.skc_state;
-	if (state != TCP_LISTEN && !wanted_row(state))
+	if (state != TCP_LISTEN && snapshot_states && !wanted_row(state))
 		return 0;
 	if (state == TCP_CLOSE && !is_zombie(sk))
 		return 0;

@@ -105,22 +105,22 @@ func (w *watcher) transition(t *event.Transition) error {
 
 // reconcile takes a snapshot, applies what happened meanwhile and makes the table equal
 // to the kernel's.
-func (w *watcher) reconcile(ctx context.Context) (*event.Snapshot, error) {
-	snap, err := w.engine.snapshot(ctx, w.Tracer, tracer.SnapshotOptions{States: judged, Holders: true})
+func (w *watcher) reconcile(ctx context.Context) (*tracer.Look, error) {
+	look, err := w.engine.look(ctx, w.Tracer, tracer.SnapshotOptions{States: judged, Holders: true})
 	if err != nil {
 		return nil, err
 	}
 	if w.query.For == 0 {
-		return snap, nil
+		return look, nil
 	}
 	if err := w.Drain(w.transition); err != nil {
 		return nil, err
 	}
-	for _, f := range w.table.Reconcile(snap).Finished {
+	for _, f := range w.table.Reconcile(&look.Snapshot, look.All()).Finished {
 		w.finished(&f)
 	}
-	w.zombies.look(snap, w.tally)
-	return snap, nil
+	w.zombies.look(look, w.tally)
+	return look, nil
 }
 
 // finished counts an ended wait for its owner and site.
@@ -138,11 +138,12 @@ func (w *watcher) finished(f *lifecycle.Finished) {
 
 // judge looks once more and judges what is open then.
 func (w *watcher) judge(ctx context.Context) (*Diagnosed, error) {
-	snap, err := w.reconcile(ctx)
+	look, err := w.reconcile(ctx)
 	if err != nil {
 		return nil, err
 	}
-	snap.Sockets = w.stillOpen(snap.Sockets)
+	snap := &look.Snapshot
+	snap.Sockets = w.stillOpen(look)
 	clock := tracer.ReadClock(w.engine.cfg.Now)
 	cases, facts := w.engine.cases(snap, &w.query.Query, clock, true)
 	if err := w.fill(ctx, w.engine.log, diagnosis.CaseList(cases), &facts); err != nil {
@@ -168,18 +169,15 @@ func (w *watcher) judge(ctx context.Context) (*Diagnosed, error) {
 }
 
 // stillOpen drops rows whose wait has ended since they were read.
-func (w *watcher) stillOpen(rows []event.Socket) []event.Socket {
-	if w.query.For == 0 {
-		return rows
-	}
-	kept := rows[:0]
-	for i := range rows {
-		if rows[i].State == event.CloseWait && rows[i].Cookie != 0 {
-			if _, open := w.table.Get(rows[i].Cookie); !open {
+func (w *watcher) stillOpen(look *tracer.Look) []event.Socket {
+	kept := make([]event.Socket, 0, look.Len())
+	for row := range look.All() {
+		if w.query.For > 0 && row.State == event.CloseWait && row.Cookie != 0 {
+			if _, open := w.table.Get(row.Cookie); !open {
 				continue
 			}
 		}
-		kept = append(kept, rows[i])
+		kept = append(kept, *row)
 	}
 	return kept
 }

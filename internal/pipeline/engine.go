@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -91,6 +92,10 @@ func (e *Engine) open(cfg tracer.Config) (*tracer.Tracer, error) {
 	for _, h := range t.Hooks() {
 		e.log.Info("hook", "fact", h.Fact, "hook", h.Hook, "kind", h.Kind, "attached", h.Attached, "reason", h.Reason)
 	}
+	if cfg.Live {
+		// Reading the kernel's types leaves tens of megabytes that are never needed again.
+		debug.FreeOSMemory()
+	}
 	e.warnPidNamespace()
 	if cfg.Live && cfg.SyscallAccept {
 		e.warnSyscallAccept(t.Hooks())
@@ -121,6 +126,16 @@ func (e *Engine) snapshot(ctx context.Context, t *tracer.Tracer, o tracer.Snapsh
 	}
 	e.doubtHolders(snap)
 	return snap, nil
+}
+
+// look is snapshot with the sockets not decoded.
+func (e *Engine) look(ctx context.Context, t *tracer.Tracer, o tracer.SnapshotOptions) (*tracer.Look, error) {
+	l, err := t.Look(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	e.doubtHolders(&l.Snapshot)
+	return l, nil
 }
 
 // doubtHolders: in another pid namespace the descriptor pass sees only some processes, so a
@@ -397,10 +412,9 @@ func (e *Engine) lookList(ctx context.Context, t *watched, q *ListQuery) (*looke
 			return newLooked(socketList(all.Sockets), all, q.Threshold), nil
 		}
 	}
-	l, err := t.Look(ctx, tracer.SnapshotOptions{States: chosen.States, Holders: true})
+	l, err := e.look(ctx, t.Tracer, tracer.SnapshotOptions{States: chosen.States, Holders: true})
 	if err != nil {
 		return nil, err
 	}
-	e.doubtHolders(&l.Snapshot)
 	return newLooked(l, &l.Snapshot, q.Threshold), nil
 }

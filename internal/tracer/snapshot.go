@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"slices"
 	"sync"
 
@@ -36,6 +37,18 @@ func (l *Look) Len() int { return l.sockets.n }
 // Socket reads socket number i.
 func (l *Look) Socket(i int, to *event.Socket) { l.sockets.read(i, to) }
 
+// All goes through the sockets; each is valid until the next.
+func (l *Look) All() iter.Seq[*event.Socket] {
+	var s event.Socket
+	return func(yield func(*event.Socket) bool) {
+		for i := range l.Len() {
+			if l.Socket(i, &s); !yield(&s) {
+				return
+			}
+		}
+	}
+}
+
 // Snapshot is Look with the sockets decoded.
 func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Snapshot, error) {
 	l, err := t.Look(ctx, opts)
@@ -46,6 +59,7 @@ func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Sna
 	for i := range l.Sockets {
 		l.Socket(i, &l.Sockets[i])
 	}
+	l.sockets = socketRows{}
 	return &l.Snapshot, nil
 }
 
@@ -53,6 +67,9 @@ func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Sna
 // kernel's own tables. A live tracer gives each a record on the way, if it has none.
 // It is safe to call while Run is in another goroutine.
 func (t *Tracer) Look(ctx context.Context, opts SnapshotOptions) (*Look, error) {
+	if opts.States == 0 {
+		opts.States = event.AllStates
+	}
 	l := &Look{}
 	all, err := t.look(ctx, opts, &l.Snapshot)
 	if err != nil {
@@ -67,10 +84,8 @@ func (t *Tracer) Look(ctx context.Context, opts SnapshotOptions) (*Look, error) 
 	return l, nil
 }
 
+// look with no states gives no sockets, but records to all of them, and all holders.
 func (t *Tracer) look(ctx context.Context, opts SnapshotOptions, snap *event.Snapshot) (*rows, error) {
-	if opts.States == 0 {
-		opts.States = event.AllStates
-	}
 	t.snapshotMu.Lock()
 	defer t.snapshotMu.Unlock()
 	if t.closed {
