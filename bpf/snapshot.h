@@ -233,8 +233,8 @@ static __always_inline bool write_whole(struct seq_file *seq,
 }
 
 static __noinline bool emit_socket(struct seq_file *seq, struct sock *sk,
-					struct tcp_sock *tp,
-					const struct record *rec)
+				   struct tcp_sock *tp,
+				   const struct record *rec)
 {
 	struct whole_row whole = {.row.kind = ROW_SOCKET};
 	struct socket_row *row = &whole.row;
