@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"runtime/debug"
 	"time"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
@@ -82,6 +83,8 @@ func (w *watcher) run(ctx context.Context, q DiagnoseQuery) error {
 		}
 		q.First(first)
 	}
+	// What a look takes is not kept while nothing is looked at.
+	debug.FreeOSMemory()
 	ctx, cancel := context.WithTimeout(ctx, q.For)
 	defer cancel()
 	repaired := w.from
@@ -92,6 +95,7 @@ func (w *watcher) run(ctx context.Context, q DiagnoseQuery) error {
 		}
 		repaired = now
 		_, err := w.reconcile(context.WithoutCancel(ctx))
+		debug.FreeOSMemory()
 		return err
 	})
 }
