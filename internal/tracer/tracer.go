@@ -129,7 +129,16 @@ func (t *Tracer) load(spec *ebpf.CollectionSpec) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, cannotLoad(err)
 	}
+	whole := spec.Maps
 	spec = only(spec, t.wanted()...)
+	if t.cfg.Stacks.Sink != nil {
+		// Who works on stacks gives the kernel side tables, whether anything uses them or not.
+		for name, m := range whole {
+			if spec.Maps[name] == nil {
+				spec.Maps[name] = m
+			}
+		}
+	}
 	if err := t.cfg.apply(spec, hz); err != nil {
 		return nil, err
 	}
