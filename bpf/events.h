@@ -178,6 +178,8 @@ enum row_kind {
 	ROW_SOCKET = 1,
 	ROW_HOLDER = 2,
 	ROW_PASSED = 3,
+	ROW_HOLDING = 4,
+	ROW_LISTENING = 5,
 };
 
 enum socket_flags {
@@ -195,6 +197,22 @@ enum socket_flags {
 	SOCKET_PORT = 1 << 11,	 /* how the local port was taken is known: */
 	SOCKET_PORT_BOUND = 1 << 12, /* by bind() or listen() */
 	SOCKET_STAMPED = 1 << 13,    /* mini-socket: had TCP timestamps */
+	SOCKET_MORE = 1 << 14,	     /* a struct socket_more follows */
+};
+
+/* What most sockets of a single look do not have. */
+struct socket_more {
+	__u64 eof_at;
+	__u64 sent_after_fin;
+	__u64 parent;	/* of a subflow: the cookie of its MPTCP socket */
+	__u64 listener; /* in whose accept queue it is; see struct queued */
+	__u64 ends;	/* mini-socket: when the kernel removes it */
+	__u64 stacks[STACK_SLOTS];
+	struct task owner;
+	struct actor eof_task;
+	__u64 user_start;
+	__u32 user;
+	__u32 pad;
 };
 
 /* One socket in a snapshot, written by the iterators. */
@@ -207,19 +225,9 @@ struct socket_row {
 	__u64 cgroup;
 	__u64 since;
 	__u64 earliest;
-	__u64 eof_at;
-	__u64 sent_after_fin;
 	__u64 last_send;
 	__u64 last_ack;
-	__u64 parent;	/* of a subflow: the cookie of its MPTCP socket */
-	__u64 listener; /* in whose accept queue it is; see struct queued */
-	__u64 ends;	/* mini-socket: when the kernel removes it */
-	__u64 stacks[STACK_SLOTS];
 	struct flow flow;
-	struct task owner;
-	struct actor eof_task;
-	__u64 user_start;
-	__u32 user;
 	__u32 snd_nxt;
 	__u32 rcv_nxt;
 	__u32 recv_q; /* LISTEN: length of the accept queue */
@@ -236,8 +244,14 @@ struct socket_row {
 	__u8 evidence;
 	__u8 shutdown;
 	__u8 user_evidence;
-	__u8 pad[4];
-	__u32 pad_end;
+	__u32 more; /* for Go: where it keeps what follows */
+};
+
+/* The task that the next ROW_HOLDER and ROW_LISTENING are of. */
+struct holding_row {
+	__u32 kind; /* ROW_HOLDING */
+	__u32 pad;
+	struct task task;
 };
 
 /* One descriptor of one process that refers to a socket. */
@@ -245,14 +259,22 @@ struct holder_row {
 	__u32 kind; /* ROW_HOLDER */
 	__s32 fd;
 	__u64 cookie;
+	__u32 netns;
+	__u8 state;
+	__u8 pad[3];
+};
+
+/* The same of a listening socket. */
+struct listening_row {
+	__u32 kind; /* ROW_LISTENING */
+	__s32 fd;
+	__u64 cookie;
 	__u64 inode;
-	struct task holder;
 	struct flow flow;
 	__u32 queue_len;
 	__u32 queue_max;
 	__u16 protocol;
-	__u8 state;
-	__u8 pad[5];
+	__u8 pad[6];
 };
 
 enum passed_flags {

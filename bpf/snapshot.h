@@ -67,12 +67,14 @@ static __always_inline void baseline(struct record *rec, struct sock *sk,
 	rec->bound = BOUND_AT_LEAST;
 }
 
-/* Who watches gives every socket a record; who looks once takes what is there. */
+/* Who watches gives every socket a record; who looks once has none. */
 static __always_inline struct record *snapshot_record(struct sock *sk,
 						      struct tcp_sock *tp)
 {
 	struct record *rec;
 
+	if (!live)
+		return NULL;
 	if (!snapshot_import)
 		return record_get(sk);
 	rec = record_create(sk);
@@ -96,26 +98,38 @@ static __always_inline void row_dwell(struct socket_row *row,
 	row->bound = BOUND_AT_LEAST;
 }
 
-static __always_inline void row_of_record(struct socket_row *row,
+/* A row as it is written: the second part only with SOCKET_MORE. */
+struct whole_row {
+	struct socket_row row;
+	struct socket_more more;
+};
+
+static __always_inline void row_of_record(struct whole_row *whole,
 					  const struct record *rec,
 					  struct tcp_sock *tp)
 {
+	struct socket_row *row = &whole->row;
+	struct socket_more *more = &whole->more;
+
 	row->cookie = rec->cookie;
 	row->flow = rec->flow;
 	row_dwell(row, rec);
-	row->eof_at = rec->eof_at;
-	row->eof_task = rec->eof_task;
-	row->owner = rec->owner;
-	row->user = rec->user;
-	row->user_start = rec->user_start;
+	more->eof_at = rec->eof_at;
+	more->eof_task = rec->eof_task;
+	more->owner = rec->owner;
+	more->user = rec->user;
+	more->user_start = rec->user_start;
 	row->user_evidence = rec->user_evidence;
-	__builtin_memcpy(row->stacks, rec->stacks, sizeof(row->stacks));
+	__builtin_memcpy(more->stacks, rec->stacks, sizeof(more->stacks));
 	row->direction = rec->direction;
 	row->evidence = rec->evidence;
 	row->flags |=
 	    rec->flags & (RECORD_BASELINE | RECORD_SENT | RECORD_CONNECTED);
+	row->flags |= SOCKET_MORE;
 	if (was_watched(rec, tp))
 		row->flags |= SOCKET_WATCHED;
+	if (row->flags & SOCKET_SENT && tp)
+		more->sent_after_fin = written(tp) - rec->sent_at_fin;
 }
 
 /*
@@ -149,7 +163,7 @@ static __always_inline void row_queues(struct socket_row *row, struct sock *sk,
 	}
 }
 
-static __always_inline void row_subflow(struct socket_row *row,
+static __always_inline void row_subflow(struct whole_row *whole,
 					struct tcp_sock *tp)
 {
 	struct mptcp_subflow_context *subflow;
@@ -157,11 +171,11 @@ static __always_inline void row_subflow(struct socket_row *row,
 
 	if (!is_subflow(tp))
 		return;
-	row->flags |= SOCKET_SUBFLOW;
+	whole->row.flags |= SOCKET_SUBFLOW | SOCKET_MORE;
 	subflow = tp->inet_conn.icsk_ulp_data;
 	parent = BPF_CORE_READ(subflow, conn);
 	if (parent)
-		row->parent =
+		whole->more.parent =
 		    BPF_CORE_READ(parent, __sk_common.skc_cookie.counter);
 }
 
@@ -191,9 +205,11 @@ static __always_inline __u8 state_of(struct sock *sk)
 	return state;
 }
 
-static __always_inline void row_of_sock(struct socket_row *row, struct sock *sk,
-					struct tcp_sock *tp)
+static __always_inline void row_of_sock(struct whole_row *whole,
+					struct sock *sk, struct tcp_sock *tp)
 {
+	struct socket_row *row = &whole->row;
+
 	row->cookie = id_of(sk);
 	row->inode = inode_of(sk);
 	row->cgroup = cgroup_of(sk);
@@ -212,54 +228,67 @@ static __always_inline void row_of_sock(struct socket_row *row, struct sock *sk,
 	row_port(row, tp->inet_conn.icsk_bind_hash);
 	if (row->state == TCP_LISTEN)
 		return;
-	row->listener = listener_of(sk);
+	whole->more.listener = listener_of(sk);
+	if (whole->more.listener)
+		row->flags |= SOCKET_MORE;
 	row->snd_nxt = tp->snd_nxt;
 	row->rcv_nxt = tp->rcv_nxt;
 	row->flags |= SOCKET_SEQ;
-	row_subflow(row, tp);
+	row_subflow(whole, tp);
 	row_traffic(row, tp);
 }
 
-static __noinline void emit_socket(struct seq_file *seq, struct sock *sk,
+/* False: there was no room; the kernel comes again with the same socket or descriptor. */
+static __always_inline bool write_whole(struct seq_file *seq,
+					struct whole_row *whole)
+{
+	if (whole->row.flags & SOCKET_MORE)
+		return !bpf_seq_write(seq, whole, sizeof(*whole));
+	return !bpf_seq_write(seq, &whole->row, sizeof(whole->row));
+}
+
+static __noinline bool emit_socket(struct seq_file *seq, struct sock *sk,
 				   struct tcp_sock *tp,
 				   const struct record *rec)
 {
-	struct socket_row row = {.kind = ROW_SOCKET};
+	struct whole_row whole = {.row.kind = ROW_SOCKET};
+	struct socket_row *row = &whole.row;
 	struct dwell dwell;
 
-	row.at = bpf_ktime_get_ns();
-	row_of_sock(&row, sk, tp);
+	row->at = bpf_ktime_get_ns();
+	row_of_sock(&whole, sk, tp);
 	if (rec) {
-		row_of_record(&row, rec, tp);
-		if (row.flags & SOCKET_SENT && tp)
-			row.sent_after_fin = written(tp) - rec->sent_at_fin;
+		row_of_record(&whole, rec, tp);
 	} else {
-		row.flags |= SOCKET_BASELINE;
-		baseline_dwell(&dwell, row.state, tp, row.at);
-		row.since = dwell.since;
-		row.earliest = dwell.earliest;
-		row.bound = BOUND_AT_LEAST;
+		row->flags |= SOCKET_BASELINE;
+		baseline_dwell(&dwell, row->state, tp, row->at);
+		row->since = dwell.since;
+		row->earliest = dwell.earliest;
+		row->bound = BOUND_AT_LEAST;
 	}
-	if (!row.flow.lport || !row.flow.rport)
-		fill_flow(&row.flow, &sk->__sk_common);
-	if (!row.flow.lport)
-		row.flow.lport = former_port(sk);
-	if (wanted_flow(&row.flow) && wanted_pid(row.owner.tgid))
-		bpf_seq_write(seq, &row, sizeof(row));
+	if (!row->flow.lport || !row->flow.rport)
+		fill_flow(&row->flow, &sk->__sk_common);
+	if (!row->flow.lport)
+		row->flow.lport = former_port(sk);
+	return !wanted_flow(&row->flow) || !wanted_pid(whole.more.owner.tgid) ||
+	       write_whole(seq, &whole);
 }
 
 #define TIME_WAIT_LASTS 60000000000ULL /* TCP_TIMEWAIT_LEN, ns */
 
 /* Since when it is there, at the latest: whatever it receives starts its time anew. */
-static __always_inline void row_timer(struct socket_row *row,
+static __always_inline void row_timer(struct whole_row *whole,
 				      struct tcp_timewait_sock *tw)
 {
 	__s64 ticks = tw->tw_sk.tw_timer.expires - bpf_jiffies64();
+	struct socket_row *row = &whole->row;
+	__u64 ends = row->at + ticks * (__s64)(1000000000ULL / hz);
 
-	row->ends = row->at + ticks * (__s64)(1000000000ULL / hz);
-	if (row->state != TCP_TIME_WAIT || row->ends <= TIME_WAIT_LASTS)
+	whole->more.ends = ends;
+	row->flags |= SOCKET_MORE;
+	if (row->state != TCP_TIME_WAIT || ends <= TIME_WAIT_LASTS)
 		return;
-	row->since = row->ends - TIME_WAIT_LASTS;
+	row->since = ends - TIME_WAIT_LASTS;
 	if (row->since > row->at)
 		row->since = row->at;
 	row->bound = BOUND_AT_LEAST;
@@ -269,27 +298,28 @@ static __always_inline void row_timer(struct socket_row *row,
 static __noinline void emit_mini(struct seq_file *seq, struct sock_common *skc,
 				 struct tcp_timewait_sock *tw, __u8 state)
 {
-	struct socket_row row = {.kind = ROW_SOCKET};
+	struct whole_row whole = {.row.kind = ROW_SOCKET};
+	struct socket_row *row = &whole.row;
 
 	if (!wanted_row(state))
 		return;
-	row.at = bpf_ktime_get_ns();
-	row.state = state;
-	row.protocol = IPPROTO_TCP;
-	row.flags = SOCKET_BASELINE;
+	row->at = bpf_ktime_get_ns();
+	row->state = state;
+	row->protocol = IPPROTO_TCP;
+	row->flags = SOCKET_BASELINE;
 	/* A connection request has its numbers elsewhere, and no peer that knows it. */
 	if (tw) {
-		row.snd_nxt = skc->skc_tw_snd_nxt;
-		row.rcv_nxt = skc->skc_tw_rcv_nxt;
-		row.flags |= SOCKET_SEQ;
+		row->snd_nxt = skc->skc_tw_snd_nxt;
+		row->rcv_nxt = skc->skc_tw_rcv_nxt;
+		row->flags |= SOCKET_SEQ;
 		if (tw->tw_ts_recent_stamp)
-			row.flags |= SOCKET_STAMPED;
-		row_timer(&row, tw);
-		row_port(&row, tw->tw_sk.tw_tb);
+			row->flags |= SOCKET_STAMPED;
+		row_timer(&whole, tw);
+		row_port(row, tw->tw_sk.tw_tb);
 	}
-	fill_flow(&row.flow, skc);
-	if (wanted_flow(&row.flow))
-		bpf_seq_write(seq, &row, sizeof(row));
+	fill_flow(&row->flow, skc);
+	if (wanted_flow(&row->flow))
+		write_whole(seq, &whole);
 }
 
 static __always_inline int on_tcp_row(struct seq_file *seq,
@@ -329,7 +359,36 @@ static __always_inline bool is_zombie(struct sock *sk)
 	       sk->__sk_common.skc_dport;
 }
 
-static __noinline void emit_holder(struct seq_file *seq,
+/* Says whose the next descriptors are, if it has not been said. */
+static __always_inline bool emit_holding(struct seq_file *seq,
+					 struct task_struct *task)
+{
+	struct holding_row row = {.kind = ROW_HOLDING};
+	__u64 id = (__u64)task->tgid << 32 | (__u32)task->pid;
+
+	if (snapshot_task == id)
+		return true;
+	fill_task(&row.task, task);
+	snapshot_task = id;
+	return !bpf_seq_write(seq, &row, sizeof(row));
+}
+
+static __always_inline bool emit_listening(struct seq_file *seq, __u32 fd,
+					   struct sock *sk, __u64 cookie)
+{
+	struct listening_row row = {.kind = ROW_LISTENING};
+
+	row.fd = fd;
+	row.cookie = cookie;
+	row.inode = inode_of(sk);
+	fill_flow(&row.flow, &sk->__sk_common);
+	row.queue_len = sk->sk_ack_backlog;
+	row.queue_max = sk->sk_max_ack_backlog;
+	row.protocol = sk->sk_protocol;
+	return !bpf_seq_write(seq, &row, sizeof(row));
+}
+
+static __noinline bool emit_holder(struct seq_file *seq,
 				   struct task_struct *task, __u32 fd,
 				   struct sock *sk, const struct record *rec)
 {
@@ -337,14 +396,13 @@ static __noinline void emit_holder(struct seq_file *seq,
 
 	row.fd = fd;
 	row.cookie = rec ? rec->cookie : id_of(sk);
-	row.inode = inode_of(sk);
-	fill_task(&row.holder, task);
-	fill_flow(&row.flow, &sk->__sk_common);
-	row.queue_len = sk->sk_ack_backlog;
-	row.queue_max = sk->sk_max_ack_backlog;
-	row.protocol = sk->sk_protocol;
+	row.netns = sk->__sk_common.skc_net.net->ns.inum;
 	row.state = state_of(sk);
-	bpf_seq_write(seq, &row, sizeof(row));
+	if (!emit_holding(seq, task))
+		return false;
+	if (row.state == TCP_LISTEN)
+		return emit_listening(seq, fd, sk, row.cookie);
+	return !bpf_seq_write(seq, &row, sizeof(row));
 }
 
 static __always_inline void own_by_scan(struct record *rec,
@@ -361,12 +419,13 @@ static __always_inline void own_by_scan(struct record *rec,
  * descriptor pass is the one place to meet them; so it is for all sockets of a
  * namespace nobody can enter. Held twice, written twice: Go keeps one.
  */
-static __always_inline void emit_unlisted(struct seq_file *seq, struct sock *sk,
+static __always_inline bool emit_unlisted(struct seq_file *seq, struct sock *sk,
 					  struct record *rec)
 {
 	if (is_zombie(sk) || state_of(sk) == TCP_BOUND_INACTIVE ||
 	    sk->sk_protocol == IPPROTO_MPTCP || snapshot_held)
-		emit_socket(seq, sk, bpf_skc_to_tcp_sock(sk), rec);
+		return emit_socket(seq, sk, bpf_skc_to_tcp_sock(sk), rec);
+	return true;
 }
 
 static __always_inline int on_file_row(struct seq_file *seq,
@@ -388,7 +447,7 @@ static __always_inline int on_file_row(struct seq_file *seq,
 	if (!is_tcp(sk))
 		return 0;
 	state = state_of(sk);
-	if (state != TCP_LISTEN && !wanted_row(state))
+	if (state != TCP_LISTEN && snapshot_states && !wanted_row(state))
 		return 0;
 	if (state == TCP_CLOSE && !is_zombie(sk))
 		return 0;
@@ -398,9 +457,10 @@ static __always_inline int on_file_row(struct seq_file *seq,
 		  : snapshot_record(sk, bpf_skc_to_tcp_sock(sk));
 	if (state != TCP_LISTEN && state != TCP_BOUND_INACTIVE)
 		own_by_scan(rec, task);
-	emit_holder(seq, task, fd, sk, rec);
-	if (wanted_row(state))
-		emit_unlisted(seq, sk, rec);
+	/* Without room all of it comes again, and whose it is must be said again. */
+	if (!emit_holder(seq, task, fd, sk, rec) ||
+	    (wanted_row(state) && !emit_unlisted(seq, sk, rec)))
+		snapshot_task = 0;
 	return 0;
 }
 

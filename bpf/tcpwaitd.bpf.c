@@ -40,7 +40,10 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* bpf2go makes Go types only of what it meets. */
 const struct transition *unused_transition __attribute__((unused));
 const struct socket_row *unused_socket_row __attribute__((unused));
+const struct socket_more *unused_socket_more __attribute__((unused));
+const struct holding_row *unused_holding_row __attribute__((unused));
 const struct holder_row *unused_holder_row __attribute__((unused));
+const struct listening_row *unused_listening_row __attribute__((unused));
 const struct passed_row *unused_passed_row __attribute__((unused));
 const struct relative *unused_relative __attribute__((unused));
 const struct kin *unused_kin __attribute__((unused));

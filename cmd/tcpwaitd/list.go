@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/filter"
 	"github.com/tcpwaitd/tcpwaitd/internal/pipeline"
@@ -122,7 +122,7 @@ func (a *app) list(lf *listFlags) error {
 		if err := f.Err(); err != nil {
 			return err
 		}
-		if len(l.Cases) == 0 && (o.Format == report.Table || o.Format == report.Wide) {
+		if l.Cases.Len() == 0 && (o.Format == report.Table || o.Format == report.Wide) {
 			fmt.Fprintln(a.stderr, nothingFound(&lf.filterFlags))
 		}
 		err = out.write(a.stdout, l)
@@ -144,12 +144,12 @@ func newListWriter(o report.Options, by string) (listWriter, error) {
 	case o.Format.Profile():
 		out, err := report.NewProfile(o)
 		return listWriter{write: func(w io.Writer, l *pipeline.Listing) error {
-			return out.Write(w, pointers(l.Cases), &l.Facts, 0)
+			return out.Write(w, diagnosis.All(l.Cases), &l.Facts, 0)
 		}}, err
 	case by == byStack:
 		out, err := report.NewGroups(o)
 		return listWriter{write: func(w io.Writer, l *pipeline.Listing) error {
-			r := record.NewGroups(l.Cases, o.Threshold, &l.Facts, l.Loss, l.UnreadNetns)
+			r := record.NewGroups(diagnosis.Collect(l.Cases, func(*diagnosis.Case) bool { return true }), o.Threshold, &l.Facts, l.Loss, l.UnreadNetns)
 			return out.Write(w, &r)
 		}}, err
 	default:
@@ -160,17 +160,6 @@ func newListWriter(o report.Options, by string) (listWriter, error) {
 		return listWriter{needsFacts: out.NeedsFacts(), needsPeers: out.NeedsPeers(), write: func(w io.Writer, l *pipeline.Listing) error {
 			return out.Write(w, &report.Sockets{Facts: &l.Facts, Cases: l.Cases, Loss: l.Loss, UnreadNetns: l.UnreadNetns})
 		}}, nil
-	}
-}
-
-// pointers goes through rows without copying them.
-func pointers[T any](list []T) iter.Seq[*T] {
-	return func(yield func(*T) bool) {
-		for i := range list {
-			if !yield(&list[i]) {
-				return
-			}
-		}
 	}
 }
 

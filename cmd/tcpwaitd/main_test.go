@@ -149,11 +149,7 @@ func fakeFacts(watched time.Duration) record.Facts {
 
 func (b *fake) List(_ context.Context, q pipeline.ListQuery) (*pipeline.Listing, error) {
 	l := &pipeline.Listing{Facts: fakeFacts(q.For)}
-	for _, c := range fakeCases() {
-		if q.Filter.MatchCase(&c, &l.Facts) {
-			l.Cases = append(l.Cases, c)
-		}
-	}
+	l.Cases = diagnosis.Collect(diagnosis.CaseList(fakeCases()), func(c *diagnosis.Case) bool { return q.Filter.MatchCase(c, &l.Facts) })
 	return l, nil
 }
 

@@ -132,8 +132,9 @@ func SameProcess(a, b *event.Task) bool {
 }
 
 // processes returns each process among holders once.
-func processes(holders []event.Holder) []event.Task {
-	var found []event.Task
+func processes(holders []event.Holder) []event.Task { return appendProcesses(nil, holders) }
+
+func appendProcesses(found []event.Task, holders []event.Holder) []event.Task {
 next:
 	for i := range holders {
 		if !holders[i].Known() {

@@ -99,25 +99,40 @@ type facts struct {
 	holding []event.Task
 }
 
-// Explain sets Cause, Blamed and Evidence from the kernel's facts. From threshold on
-// without a send a half-close counts as stalled.
-func Explain(c *Case, threshold time.Duration) { explain(c, threshold, Rules(), Blames()) }
+// Explain is that of an Explainer of its own.
+func Explain(c *Case, threshold time.Duration) { NewExplainer(threshold).Explain(c) }
 
-func explain(c *Case, threshold time.Duration, rules []Rule, blames []Blame) {
-	f := facts{Case: c, threshold: max(threshold, minStall), holding: processes(c.Holders)}
+// Explainer explains many cases and allocates nothing for each. Not for use from several
+// goroutines.
+type Explainer struct {
+	rules  []Rule
+	blames []Blame
+	facts  facts
+}
+
+// NewExplainer explains with the tables of Rules and Blames. From threshold on without a send
+// a half-close counts as stalled.
+func NewExplainer(threshold time.Duration) *Explainer {
+	return &Explainer{Rules(), Blames(), facts{threshold: max(threshold, minStall)}}
+}
+
+// Explain sets Cause, Blamed and Evidence from the kernel's facts.
+func (x *Explainer) Explain(c *Case) {
+	f := &x.facts
+	f.Case, f.holding = c, appendProcesses(f.holding[:0], c.Holders)
 	c.Cause = None
-	for i := range rules {
-		if rules[i].holds(&f) {
-			c.Cause = rules[i].Cause
+	for i := range x.rules {
+		if x.rules[i].holds(f) {
+			c.Cause = x.rules[i].Cause
 			break
 		}
 	}
 	c.Blamed, c.Evidence = event.Task{}, event.EvidenceNone
-	for i := range blames {
-		if !blames[i].isFor(c.Cause) {
+	for i := range x.blames {
+		if !x.blames[i].isFor(c.Cause) {
 			continue
 		}
-		if who, evidence := blames[i].who(&f); who.Known() {
+		if who, evidence := x.blames[i].who(f); who.Known() {
 			c.Blamed, c.Evidence = who, evidence
 			break
 		}

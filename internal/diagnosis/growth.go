@@ -360,7 +360,7 @@ func (s *siteWaits) queueFull(w window) bool {
 			continue
 		}
 		for i := range c.Listeners {
-			if c.Listeners[i].QueueLen > c.Listeners[i].QueueMax {
+			if l := c.Listeners[i].Accepts(); l.QueueLen > l.QueueMax {
 				return true
 			}
 		}

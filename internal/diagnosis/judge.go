@@ -33,12 +33,12 @@ func Judge(in Input) Diagnosis {
 // explained yet is copied before.
 func explained(in []Case, threshold time.Duration) []*Case {
 	cases := make([]*Case, 0, len(in))
-	rules, blames := Rules(), Blames()
+	x := NewExplainer(threshold)
 	for i := range in {
 		c := &in[i]
 		if c.Cause == None {
 			c = new(in[i])
-			if explain(c, threshold, rules, blames); c.Cause == None {
+			if x.Explain(c); c.Cause == None {
 				continue
 			}
 		}

@@ -75,7 +75,7 @@ func bounded(c *Case) { baseline(c); c.Earliest = c.Since.Add(-4 * time.Millisec
 func queued(length, limit uint32) func(*Case) {
 	return func(c *Case) {
 		c.Inode, c.Holders, c.Owner, c.RecvQ = 0, nil, event.Task{}, 1
-		c.Listeners = []event.Holder{{Task: task(10), State: event.Listen, QueueLen: length, QueueMax: limit}}
+		c.Listeners = []event.Holder{{Task: task(10), State: event.Listen, Listening: &event.Listening{QueueLen: length, QueueMax: limit}}}
 	}
 }
 

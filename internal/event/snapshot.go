@@ -1,5 +1,7 @@
 package event
 
+import "iter"
+
 // Snapshot is one pass over the kernel's sockets and, if asked for, descriptors.
 type Snapshot struct {
 	// From and To bracket the pass: what changed between may or may not be in it.
@@ -21,6 +23,17 @@ type Snapshot struct {
 	// UnreadNetns are namespaces that exist but could not be entered, with the
 	// reason; their sockets are missing.
 	UnreadNetns map[uint32]string
+}
+
+// All goes through the sockets.
+func (s *Snapshot) All() iter.Seq[*Socket] {
+	return func(yield func(*Socket) bool) {
+		for i := range s.Sockets {
+			if !yield(&s.Sockets[i]) {
+				return
+			}
+		}
+	}
 }
 
 // Hook is one row of the hook table as it came out on this kernel.

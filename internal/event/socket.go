@@ -117,13 +117,26 @@ func (s *Socket) DwellMax() time.Duration {
 // Holder is one descriptor of one process that refers to a socket.
 type Holder struct {
 	Task
-	FD     int32
 	Cookie Cookie
-	Inode  uint64
+	FD     int32
 	State  State
-	Flow   Flow
-	// QueueLen and QueueMax are the accept queue of a LISTEN socket.
+	// Listening is set where State is Listen.
+	Listening *Listening
+}
+
+// Listening is a listening socket. QueueLen and QueueMax are its accept queue.
+type Listening struct {
+	Inode              uint64
+	Flow               Flow
 	QueueLen, QueueMax uint32
+}
+
+// Accepts is the listening socket; the zero value where it is none.
+func (h *Holder) Accepts() Listening {
+	if h.Listening == nil {
+		return Listening{}
+	}
+	return *h.Listening
 }
 
 // Passed is a reference to a socket in a unix-socket message that nobody has received yet.

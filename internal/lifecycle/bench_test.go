@@ -74,7 +74,7 @@ func BenchmarkReconcile(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		table.Reconcile(&s)
+		table.Reconcile(&s, s.All())
 	}
 }
 

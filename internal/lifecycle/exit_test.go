@@ -55,7 +55,7 @@ func TestOpenedAndExit(t *testing.T) {
 func TestOpenedAfterSnapshot(t *testing.T) {
 	table := lifecycle.New(lifecycle.Options{})
 	rows := snap(55, 65, row(60, 1, 55, event.AtLeast))
-	table.Reconcile(&rows)
+	table.Reconcile(&rows, rows.All())
 	late := in(enter(50, 1), 20, event.Exact)
 	table.Transition(&late)
 	if w, open := table.Get(1); !open || w.Opened != 30 || w.Bound != event.Exact || w.Dwell(60) != 10*time.Nanosecond {

@@ -96,7 +96,7 @@ func (h *host) snapshot(racer event.Cookie, way byte) {
 		h.deliver(tr)
 	}
 	h.late = nil
-	r := h.table.Reconcile(&s)
+	r := h.table.Reconcile(&s, s.All())
 	for i := range r.Finished {
 		h.finished(&r.Finished[i])
 	}
@@ -192,7 +192,7 @@ func FuzzTableRaw(f *testing.F) {
 			if script[0] >= 0xf0 {
 				s := snap(at, at+10, row(at+event.KTime(script[2]%10), c, event.KTime(script[3]), event.Bound(script[4]%3)))
 				s.Sockets[0].State = event.State(script[2] % 14)
-				for _, f := range h.table.Reconcile(&s).Finished {
+				for _, f := range h.table.Reconcile(&s, s.All()).Finished {
 					if f.Dwell < 0 {
 						t.Fatalf("negative dwell: %+v", f)
 					}

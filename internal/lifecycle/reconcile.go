@@ -1,6 +1,10 @@
 package lifecycle
 
-import "github.com/tcpwaitd/tcpwaitd/internal/event"
+import (
+	"iter"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+)
 
 // Repair is what a snapshot changed in the table.
 type Repair struct {
@@ -14,13 +18,12 @@ type Repair struct {
 // then a row that a transition has overtaken is recognised. Every row is compared
 // by its own time, so nothing needs to be announced before the pass.
 //
-// The snapshot must hold every socket in CLOSE_WAIT; rows of other states may be left
-// out. Waits in namespaces it could not read are left as they are.
-func (t *Table) Reconcile(snap *event.Snapshot) Repair {
+// rows are the sockets of the snapshot, each valid until the next: all in CLOSE_WAIT; those
+// of other states may be left out. Waits in namespaces it could not read are left as they are.
+func (t *Table) Reconcile(snap *event.Snapshot, rows iter.Seq[*event.Socket]) Repair {
 	var r Repair
 	t.pass++
-	for i := range snap.Sockets {
-		row := &snap.Sockets[i]
+	for row := range rows {
 		if row.Subflow {
 			// It is not a wait of its own, see Transition.
 			continue

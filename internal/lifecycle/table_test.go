@@ -226,7 +226,7 @@ func TestTable(t *testing.T) {
 						got = append(got, end(f))
 					}
 				case event.Snapshot:
-					r := table.Reconcile(&s)
+					r := table.Reconcile(&s, s.All())
 					for i := range r.Finished {
 						got = append(got, end(&r.Finished[i]))
 					}
@@ -283,7 +283,7 @@ func TestTombstonesRunOut(t *testing.T) {
 		table.Transition(&tr)
 	}
 	s := snap(100, 110, row(104, 1, 10, event.Exact))
-	table.Reconcile(&s)
+	table.Reconcile(&s, s.All())
 	if table.Len() != 0 || table.Stats().Doubtful != 1 {
 		t.Errorf("%d open, stats %+v; a row older than what was forgotten must not open a wait", table.Len(), table.Stats())
 	}
@@ -296,7 +296,7 @@ func TestUnreadNamespaceIsLeftAlone(t *testing.T) {
 	table.Transition(&tr)
 	s := snap(100, 110)
 	s.UnreadNetns = map[uint32]string{7: "permission denied"}
-	table.Reconcile(&s)
+	table.Reconcile(&s, s.All())
 	if table.Len() != 1 {
 		t.Error("a wait in a namespace that could not be read was closed")
 	}
@@ -321,11 +321,11 @@ func TestRowRefreshesFacts(t *testing.T) {
 	table := lifecycle.New(lifecycle.Options{})
 	s := snap(100, 110, row(105, 1, 50, event.AtLeast))
 	s.Sockets[0].Earliest = 20
-	table.Reconcile(&s)
+	table.Reconcile(&s, s.All())
 	s = snap(200, 210, row(205, 1, 60, event.AtLeast))
 	s.Sockets[0].Earliest = 40
 	s.Sockets[0].Owner, s.Sockets[0].Evidence = event.Task{Pid: 9}, event.EvidenceRead
-	if r := table.Reconcile(&s); len(r.Opened)+len(r.Finished) != 0 {
+	if r := table.Reconcile(&s, s.All()); len(r.Opened)+len(r.Finished) != 0 {
 		t.Fatalf("repair %+v of a table that was right", r)
 	}
 	w, ok := table.Get(1)

@@ -70,7 +70,7 @@ func fixedOf(proc string, pid uint32, inodes map[uint64]bool, found map[uint64][
 			if !task.Known() {
 				task = taskOfProc(proc, pid)
 			}
-			found[inode] = append(found[inode], event.Holder{Task: task, FD: slot, Inode: inode})
+			found[inode] = append(found[inode], event.Holder{Task: task, FD: slot})
 		}
 	}
 }

@@ -13,10 +13,7 @@ import (
 // of, which must not change any more. Not for use from several goroutines.
 type Index struct {
 	holders []event.Holder
-	// slots is a hash table with open addressing: 1 + the position of a cookie's first
-	// holder, 0 free. A Go map would take four times the memory and time.
-	slots []uint32
-	shift uint8
+	cookies event.CookieIndex
 
 	// passed are sorted by cookie, as a snapshot has them.
 	passed []event.Passed
@@ -54,6 +51,13 @@ func NewIndex(holders []event.Holder) *Index {
 	return x
 }
 
+// NewSnapshotIndex indexes the holders of a snapshot, and the messages.
+func NewSnapshotIndex(snap *event.Snapshot) *Index {
+	x := NewIndex(snap.Holders)
+	x.passed = snap.Passed
+	return x
+}
+
 // sorted looks at cookies only, by reference: Holder is large.
 func sorted(holders []event.Holder) bool {
 	for i := 1; i < len(holders); i++ {
@@ -72,51 +76,27 @@ func compareHolders(a, b event.Holder) int {
 }
 
 func (x *Index) build() {
-	size, shift := 16, uint8(64-4)
-	for size < 2*len(x.holders) {
-		size, shift = 2*size, shift-1
-	}
-	x.slots, x.shift = make([]uint32, size), shift
-	var last event.Cookie
+	x.cookies = event.NewCookieIndex(len(x.holders), func(i int) event.Cookie { return x.holders[i].Cookie })
 	for i := range x.holders {
-		h := &x.holders[i]
-		if h.State == event.Listen {
-			key := port{h.Flow.Netns, h.Flow.Local.Port()}
+		if h := &x.holders[i]; h.State == event.Listen {
+			f := h.Accepts().Flow
+			key := port{f.Netns, f.Local.Port()}
 			x.listeners[key] = append(x.listeners[key], *h)
 		}
-		if h.Cookie == last { // also skips cookie 0, unknown
-			continue
-		}
-		last = h.Cookie
-		at := x.slot(last)
-		for x.slots[at] != 0 {
-			at = (at + 1) & (uint64(size) - 1)
-		}
-		x.slots[at] = uint32(i) + 1
 	}
 }
 
-// slot spreads cookies, which are nearly consecutive, by Fibonacci hashing.
-func (x *Index) slot(c event.Cookie) uint64 { return uint64(c) * 0x9E3779B97F4A7C15 >> x.shift }
-
 // ByCookie returns the descriptors of a socket, by pid and number; nil if there are none.
 func (x *Index) ByCookie(c event.Cookie) []event.Holder {
-	if c == 0 {
+	first := x.cookies.First(c)
+	if first < 0 {
 		return nil
 	}
-	mask := uint64(len(x.slots)) - 1
-	for at := x.slot(c); x.slots[at] != 0; at = (at + 1) & mask {
-		first := int(x.slots[at] - 1)
-		if x.holders[first].Cookie != c {
-			continue
-		}
-		end := first + 1
-		for end < len(x.holders) && x.holders[end].Cookie == c {
-			end++
-		}
-		return x.holders[first:end:end]
+	end := first + 1
+	for end < len(x.holders) && x.holders[end].Cookie == c {
+		end++
 	}
-	return nil
+	return x.holders[first:end:end]
 }
 
 // Passed returns the messages that refer to a socket.
@@ -149,12 +129,13 @@ func pick(candidates []event.Holder, q queue) []event.Holder {
 	best, queued := 0, false
 	var found []event.Holder
 	for _, h := range candidates {
-		rank := match(h.Flow, q)
+		a := h.Accepts()
+		rank := match(a.Flow, q)
 		if rank == 0 {
 			continue
 		}
 		// The queue of an MPTCP listener belongs to its subflow and may read as 0.
-		waits := h.QueueLen > 0 || h.Flow.Protocol == event.MPTCP
+		waits := a.QueueLen > 0 || a.Flow.Protocol == event.MPTCP
 		switch {
 		case waits && !queued, waits == queued && rank > best:
 			best, queued, found = rank, waits, append(found[:0], h)
@@ -196,11 +177,12 @@ func match(listener event.Flow, q queue) int {
 // An MPTCP subflow has the descriptors of the connection it belongs to.
 func (x *Index) Case(s *event.Socket, known bool) diagnosis.Case {
 	c := diagnosis.Case{Socket: *s, HoldersKnown: known}
-	x.join(&c)
+	x.Join(&c)
 	return c
 }
 
-func (x *Index) join(c *diagnosis.Case) {
+// Join adds what Case does to a case that has its socket.
+func (x *Index) Join(c *diagnosis.Case) {
 	c.Holders = x.ByCookie(c.Cookie)
 	if c.Holders == nil && c.Subflow {
 		if c.Parent == 0 {
@@ -239,13 +221,12 @@ func inAcceptQueue(s *event.Socket) bool {
 // Cases joins every socket of a snapshot, in its order. The cases share the snapshot's
 // holders.
 func Cases(snap *event.Snapshot) []diagnosis.Case {
-	x := NewIndex(snap.Holders)
-	x.passed = snap.Passed
+	x := NewSnapshotIndex(snap)
 	cases := make([]diagnosis.Case, len(snap.Sockets))
 	for i := range snap.Sockets {
 		c := &cases[i]
 		c.Socket, c.HoldersKnown = snap.Sockets[i], snap.HoldersKnown
-		x.join(c)
+		x.Join(c)
 	}
 	return cases
 }

@@ -23,8 +23,11 @@ func holder(cookie event.Cookie, pid uint32, fd int32) event.Holder {
 // listener is a LISTEN descriptor; its cookie is its pid.
 func listener(pid uint32, local string, queued uint32, proto event.Protocol) event.Holder {
 	return event.Holder{
-		Task: event.Task{Pid: pid}, FD: 3, Cookie: event.Cookie(pid), State: event.Listen, QueueLen: queued,
-		Flow: event.Flow{Local: netip.MustParseAddrPort(local), Netns: 1, Protocol: proto},
+		Task: event.Task{Pid: pid}, FD: 3, Cookie: event.Cookie(pid), State: event.Listen,
+		Listening: &event.Listening{
+			QueueLen: queued,
+			Flow:     event.Flow{Local: netip.MustParseAddrPort(local), Netns: 1, Protocol: proto},
+		},
 	}
 }
 
@@ -130,8 +133,8 @@ func TestListeners(t *testing.T) {
 		{
 			"pre-fork: one socket, several processes",
 			[]event.Holder{
-				{Task: event.Task{Pid: 1}, FD: 3, Cookie: 7, State: event.Listen, QueueLen: 2, Flow: listener(1, "0.0.0.0:80", 0, tcp).Flow},
-				{Task: event.Task{Pid: 2}, FD: 3, Cookie: 7, State: event.Listen, QueueLen: 2, Flow: listener(1, "0.0.0.0:80", 0, tcp).Flow},
+				{Task: event.Task{Pid: 1}, FD: 3, Cookie: 7, State: event.Listen, Listening: listener(1, "0.0.0.0:80", 2, tcp).Listening},
+				{Task: event.Task{Pid: 2}, FD: 3, Cookie: 7, State: event.Listen, Listening: listener(1, "0.0.0.0:80", 2, tcp).Listening},
 			},
 			"127.0.0.1:80", tcp, "[1 2]",
 		},
@@ -224,9 +227,7 @@ func bigSnapshot(n int, queued bool) *event.Snapshot {
 		if queued {
 			s.Inode = 0
 		} else {
-			h := holder(cookie, uint32(2+i%50), int32(i))
-			h.Flow = flow
-			snap.Holders = append(snap.Holders, h)
+			snap.Holders = append(snap.Holders, holder(cookie, uint32(2+i%50), int32(i)))
 		}
 		snap.Sockets = append(snap.Sockets, s)
 	}

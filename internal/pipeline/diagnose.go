@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"runtime/debug"
 	"time"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
@@ -82,6 +83,8 @@ func (w *watcher) run(ctx context.Context, q DiagnoseQuery) error {
 		}
 		q.First(first)
 	}
+	// What a look takes is not kept while nothing is looked at.
+	debug.FreeOSMemory()
 	ctx, cancel := context.WithTimeout(ctx, q.For)
 	defer cancel()
 	repaired := w.from
@@ -92,6 +95,7 @@ func (w *watcher) run(ctx context.Context, q DiagnoseQuery) error {
 		}
 		repaired = now
 		_, err := w.reconcile(context.WithoutCancel(ctx))
+		debug.FreeOSMemory()
 		return err
 	})
 }
@@ -105,22 +109,22 @@ func (w *watcher) transition(t *event.Transition) error {
 
 // reconcile takes a snapshot, applies what happened meanwhile and makes the table equal
 // to the kernel's.
-func (w *watcher) reconcile(ctx context.Context) (*event.Snapshot, error) {
-	snap, err := w.engine.snapshot(ctx, w.Tracer, tracer.SnapshotOptions{States: judged, Holders: true})
+func (w *watcher) reconcile(ctx context.Context) (*tracer.Look, error) {
+	look, err := w.engine.look(ctx, w.Tracer, tracer.SnapshotOptions{States: judged, Holders: true})
 	if err != nil {
 		return nil, err
 	}
 	if w.query.For == 0 {
-		return snap, nil
+		return look, nil
 	}
 	if err := w.Drain(w.transition); err != nil {
 		return nil, err
 	}
-	for _, f := range w.table.Reconcile(snap).Finished {
+	for _, f := range w.table.Reconcile(&look.Snapshot, look.All()).Finished {
 		w.finished(&f)
 	}
-	w.zombies.look(snap, w.tally)
-	return snap, nil
+	w.zombies.look(look, w.tally)
+	return look, nil
 }
 
 // finished counts an ended wait for its owner and site.
@@ -138,14 +142,15 @@ func (w *watcher) finished(f *lifecycle.Finished) {
 
 // judge looks once more and judges what is open then.
 func (w *watcher) judge(ctx context.Context) (*Diagnosed, error) {
-	snap, err := w.reconcile(ctx)
+	look, err := w.reconcile(ctx)
 	if err != nil {
 		return nil, err
 	}
-	snap.Sockets = w.stillOpen(snap.Sockets)
+	snap := &look.Snapshot
+	snap.Sockets = w.stillOpen(look)
 	clock := tracer.ReadClock(w.engine.cfg.Now)
 	cases, facts := w.engine.cases(snap, &w.query.Query, clock, true)
-	if err := w.fill(ctx, w.engine.log, cases, &facts); err != nil {
+	if err := w.fill(ctx, w.engine.log, diagnosis.CaseList(cases), &facts); err != nil {
 		return nil, err
 	}
 	loss, err := w.Loss()
@@ -168,18 +173,15 @@ func (w *watcher) judge(ctx context.Context) (*Diagnosed, error) {
 }
 
 // stillOpen drops rows whose wait has ended since they were read.
-func (w *watcher) stillOpen(rows []event.Socket) []event.Socket {
-	if w.query.For == 0 {
-		return rows
-	}
-	kept := rows[:0]
-	for i := range rows {
-		if rows[i].State == event.CloseWait && rows[i].Cookie != 0 {
-			if _, open := w.table.Get(rows[i].Cookie); !open {
+func (w *watcher) stillOpen(look *tracer.Look) []event.Socket {
+	kept := make([]event.Socket, 0, look.Len())
+	for row := range look.All() {
+		if w.query.For > 0 && row.State == event.CloseWait && row.Cookie != 0 {
+			if _, open := w.table.Get(row.Cookie); !open {
 				continue
 			}
 		}
-		kept = append(kept, rows[i])
+		kept = append(kept, *row)
 	}
 	return kept
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -91,6 +92,10 @@ func (e *Engine) open(cfg tracer.Config) (*tracer.Tracer, error) {
 	for _, h := range t.Hooks() {
 		e.log.Info("hook", "fact", h.Fact, "hook", h.Hook, "kind", h.Kind, "attached", h.Attached, "reason", h.Reason)
 	}
+	if cfg.Live {
+		// Reading the kernel's types leaves tens of megabytes that are never needed again.
+		debug.FreeOSMemory()
+	}
 	e.warnPidNamespace()
 	if cfg.Live && cfg.SyscallAccept {
 		e.warnSyscallAccept(t.Hooks())
@@ -113,17 +118,32 @@ func (e *Engine) warnSyscallAccept(hooks []event.Hook) {
 	e.log.Warn("--syscall-accept has no effect", "reason", reason, "cure", "mount -t tracefs tracefs /sys/kernel/tracing")
 }
 
-// snapshot takes one. In another pid namespace the descriptor pass sees only some
-// processes, so a socket without holder may have one.
+// snapshot takes one.
 func (e *Engine) snapshot(ctx context.Context, t *tracer.Tracer, o tracer.SnapshotOptions) (*event.Snapshot, error) {
 	snap, err := t.Snapshot(ctx, o)
 	if err != nil {
 		return nil, err
 	}
+	e.doubtHolders(snap)
+	return snap, nil
+}
+
+// look is snapshot with the sockets not decoded.
+func (e *Engine) look(ctx context.Context, t *tracer.Tracer, o tracer.SnapshotOptions) (*tracer.Look, error) {
+	l, err := t.Look(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	e.doubtHolders(&l.Snapshot)
+	return l, nil
+}
+
+// doubtHolders: in another pid namespace the descriptor pass sees only some processes, so a
+// socket without holder may have one.
+func (e *Engine) doubtHolders(snap *event.Snapshot) {
 	if host, err := owner.HostPidNS(); err != nil || !host {
 		snap.HoldersKnown = false
 	}
-	return snap, nil
 }
 
 // warnPidNamespace: the kernel speaks of pids of the initial namespace. Elsewhere they
@@ -140,34 +160,77 @@ const (
 )
 
 // facts looks up what records need beyond the sockets.
-func (e *Engine) facts(cases []diagnosis.Case, clock event.Clock, fds bool) record.Facts {
-	f := record.Facts{
-		Clock: clock, Boot: e.owners.Boot(),
-		Processes: map[uint32]*owner.Process{},
-		Cgroups:   map[uint64]record.Cgroup{},
+func (e *Engine) facts(cases diagnosis.Cases, clock event.Clock, fds bool) record.Facts {
+	x := e.findFacts(clock, fds)
+	for c := range diagnosis.All(cases) {
+		x.add(c)
 	}
-	lookup := e.owners.Lookup
+	return x.done()
+}
+
+// factFinder looks up facts while somebody goes through the cases.
+type factFinder struct {
+	engine *Engine
+	facts  record.Facts
+	lookup func(event.Task) (owner.Process, error)
+	netns  map[uint32]bool
+	// A million sockets mostly are like the one before.
+	last struct {
+		cgroup uint64
+		pid    uint32
+		netns  uint32
+	}
+}
+
+func (e *Engine) findFacts(clock event.Clock, fds bool) *factFinder {
+	x := &factFinder{
+		engine: e, lookup: e.owners.Lookup, netns: map[uint32]bool{},
+		facts: record.Facts{
+			Clock: clock, Boot: e.owners.Boot(),
+			Processes: map[uint32]*owner.Process{},
+			Cgroups:   map[uint64]record.Cgroup{},
+		},
+	}
 	if fds {
-		lookup = e.owners.LookupFDs
+		x.lookup = e.owners.LookupFDs
 	}
-	for i := range cases {
-		c := &cases[i]
-		if _, ok := f.Cgroups[c.Cgroup]; !ok {
-			f.Cgroups[c.Cgroup] = e.cgroup(c.Cgroup)
+	return x
+}
+
+func (x *factFinder) add(c *diagnosis.Case) {
+	if c.Cgroup != x.last.cgroup || len(x.facts.Cgroups) == 0 {
+		x.last.cgroup = c.Cgroup
+		if _, ok := x.facts.Cgroups[c.Cgroup]; !ok {
+			x.facts.Cgroups[c.Cgroup] = x.engine.cgroup(c.Cgroup)
 		}
-		pid := c.Blamed.Pid
-		if pid == 0 || f.Processes[pid] != nil {
-			continue
-		}
-		// A process that is gone still has what the kernel told of it.
-		p, err := lookup(c.Blamed)
-		if err != nil && !errors.Is(err, owner.ErrGone) {
-			e.log.Debug("process facts", "pid", pid, "error", err)
-		}
-		f.Processes[pid] = &p
 	}
-	e.names.fill(&f, cases)
-	return f
+	if inode := c.Flow.Netns; inode != x.last.netns {
+		x.last.netns = inode
+		x.netns[inode] = true
+	}
+	if pid := c.Blamed.Pid; pid != x.last.pid {
+		x.last.pid = pid
+		x.addProcess(c)
+	}
+}
+
+func (x *factFinder) addProcess(c *diagnosis.Case) {
+	pid := c.Blamed.Pid
+	if pid == 0 || x.facts.Processes[pid] != nil {
+		return
+	}
+	// A process that is gone still has what the kernel told of it.
+	p, err := x.lookup(c.Blamed)
+	if err != nil && !errors.Is(err, owner.ErrGone) {
+		x.engine.log.Debug("process facts", "pid", pid, "error", err)
+	}
+	x.facts.Processes[pid] = &p
+}
+
+func (x *factFinder) done() record.Facts {
+	delete(x.netns, 0)
+	x.engine.names.fill(&x.facts, x.netns)
+	return x.facts
 }
 
 func (e *Engine) cgroup(id uint64) record.Cgroup {
@@ -205,7 +268,7 @@ func (e *Engine) casesWith(snap *event.Snapshot, q *Query, clock event.Clock, fd
 	var facts record.Facts
 	early := q.Filter.NeedsProcesses() || q.Filter.NeedsCgroups()
 	if early {
-		facts = e.facts(cases, clock, fds)
+		facts = e.facts(diagnosis.CaseList(cases), clock, fds)
 		e.names.warn(q.Filter)
 		facts.Peers = q.peers
 	}
@@ -220,7 +283,7 @@ func (e *Engine) casesWith(snap *event.Snapshot, q *Query, clock event.Clock, fd
 		}
 	}
 	if !early {
-		facts = e.facts(chosen, clock, fds)
+		facts = e.facts(diagnosis.CaseList(chosen), clock, fds)
 	}
 	facts.Peers = q.peers
 	return chosen, facts
@@ -233,36 +296,55 @@ const fixedPatience = time.Second
 // explain finds the causes. Of sockets that nobody holds, and that are in no message, it
 // looks for an io_uring that has them.
 func (e *Engine) explain(cases []diagnosis.Case, threshold time.Duration) {
-	lost := map[uint64]bool{}
-	var first []uint32
+	x := diagnosis.NewExplainer(threshold)
+	var lost lostSockets
 	for i := range cases {
-		c := &cases[i]
-		diagnosis.Explain(c, threshold)
-		if c.Cause != diagnosis.InFlight || c.Where() != "" {
-			continue
-		}
-		lost[c.Inode] = true
-		for _, pid := range []uint32{c.User.Pid, c.Owner.Pid} {
-			if pid != 0 && !slices.Contains(first, pid) {
-				first = append(first, pid)
-			}
-		}
+		x.Explain(&cases[i])
+		lost.add(&cases[i])
 	}
-	if len(lost) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), fixedPatience)
-	defer cancel()
-	fixed := owner.FixedFiles(ctx, e.cfg.Proc, lost, first)
-	if ctx.Err() != nil {
-		e.log.Warn("not all io_urings were looked through", "after", fixedPatience)
-	}
+	fixed := e.fixedFiles(&lost)
 	for i := range cases {
 		if c := &cases[i]; c.Cause == diagnosis.InFlight && fixed[c.Inode] != nil {
 			c.Fixed = fixed[c.Inode]
-			diagnosis.Explain(c, threshold)
+			x.Explain(c)
 		}
 	}
+}
+
+// lostSockets are those that nobody holds, and that are in no message: by inode, and with the
+// processes that may have given them to an io_uring.
+type lostSockets struct {
+	inodes map[uint64]bool
+	first  []uint32
+}
+
+func (l *lostSockets) add(c *diagnosis.Case) {
+	if c.Cause != diagnosis.InFlight || c.Where() != "" {
+		return
+	}
+	if l.inodes == nil {
+		l.inodes = map[uint64]bool{}
+	}
+	l.inodes[c.Inode] = true
+	for _, pid := range []uint32{c.User.Pid, c.Owner.Pid} {
+		if pid != 0 && !slices.Contains(l.first, pid) {
+			l.first = append(l.first, pid)
+		}
+	}
+}
+
+// fixedFiles finds the io_urings that have lost sockets.
+func (e *Engine) fixedFiles(l *lostSockets) map[uint64][]event.Holder {
+	if len(l.inodes) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), fixedPatience)
+	defer cancel()
+	fixed := owner.FixedFiles(ctx, e.cfg.Proc, l.inodes, l.first)
+	if ctx.Err() != nil {
+		e.log.Warn("not all io_urings were looked through", "after", fixedPatience)
+	}
+	return fixed
 }
 
 // openList opens what a list needs, and watches for as long as it is told to.
@@ -296,41 +378,42 @@ func (e *Engine) List(ctx context.Context, q ListQuery) (*Listing, error) {
 		return nil, err
 	}
 	defer t.Close()
-	snap, err := e.lookList(context.WithoutCancel(ctx), t, &q)
+	l, err := e.lookList(context.WithoutCancel(ctx), t, &q)
 	if err != nil {
 		return nil, err
 	}
-	clock := tracer.ReadClock(e.cfg.Now)
-	cases, facts := e.cases(snap, &q.Query, clock, false)
-	if err := t.fill(ctx, e.log, cases, &facts); err != nil {
+	facts := l.choose(e, &q.Query, tracer.ReadClock(e.cfg.Now))
+	if err := t.fill(ctx, e.log, l, &facts); err != nil {
 		return nil, err
 	}
 	loss, err := t.Loss()
-	return &Listing{Facts: facts, Cases: cases, Loss: loss, UnreadNetns: snap.UnreadNetns}, err
+	return &Listing{Facts: facts, Cases: l, Loss: loss, UnreadNetns: l.snap.UnreadNetns}, err
 }
 
 // lookList takes the snapshot of a list, and finds the other ends if they are wanted.
-func (e *Engine) lookList(ctx context.Context, t *watched, q *ListQuery) (*event.Snapshot, error) {
+func (e *Engine) lookList(ctx context.Context, t *watched, q *ListQuery) (*looked, error) {
 	chosen := q.Filter.Kernel()
-	wanted := tracer.SnapshotOptions{States: chosen.States, Holders: true}
-	if !q.Peers {
-		return e.snapshot(ctx, t.Tracer, wanted)
+	if q.Peers {
+		opened := chosen
+		if q.For == 0 {
+			opened = event.Filter{}
+		}
+		all, err := e.everything(ctx, t.Tracer, opened)
+		if err != nil {
+			return nil, err
+		}
+		q.peers = e.peers(all, q.Filter.MatchSocket)
+		if !narrow(opened) {
+			// What is missing elsewhere is not missed.
+			maps.DeleteFunc(all.UnreadNetns, func(ns uint32, _ string) bool {
+				return len(chosen.Netns) > 0 && !slices.Contains(chosen.Netns, ns)
+			})
+			return newLooked(socketList(all.Sockets), all, q.Threshold), nil
+		}
 	}
-	opened := chosen
-	if q.For == 0 {
-		opened = event.Filter{}
-	}
-	all, err := e.everything(ctx, t.Tracer, opened)
+	l, err := e.look(ctx, t.Tracer, tracer.SnapshotOptions{States: chosen.States, Holders: true})
 	if err != nil {
 		return nil, err
 	}
-	q.peers = e.peers(all, q.Filter.MatchSocket)
-	if !narrow(opened) {
-		// What is missing elsewhere is not missed.
-		maps.DeleteFunc(all.UnreadNetns, func(ns uint32, _ string) bool {
-			return len(chosen.Netns) > 0 && !slices.Contains(chosen.Netns, ns)
-		})
-		return all, nil
-	}
-	return e.snapshot(ctx, t.Tracer, wanted)
+	return newLooked(l, &l.Snapshot, q.Threshold), nil
 }

@@ -309,7 +309,7 @@ func (x *execution) adopt(e *ended) bool {
 		// listener.
 		return true
 	}
-	c.Holders, c.HoldersKnown = []event.Holder{{Task: closer, FD: -1, Cookie: c.Cookie, State: c.State, Flow: c.Flow}}, true
+	c.Holders, c.HoldersKnown = []event.Holder{{Task: closer, FD: -1, Cookie: c.Cookie, State: c.State}}, true
 	// Where the owner has ended as well, and nobody has looked, it may have closed its
 	// descriptor long before, or not at all and ended first: nobody can be blamed for it.
 	stranger := c.Owner.Known() && c.Owner.Pid != e.closer && c.User.Pid != e.closer
@@ -366,7 +366,7 @@ func (x *execution) snapshot(ctx context.Context) (*event.Snapshot, error) {
 	if err := x.Drain(x.transition); err != nil {
 		return nil, err
 	}
-	for _, f := range x.table.Reconcile(snap).Finished {
+	for _, f := range x.table.Reconcile(snap, snap.All()).Finished {
 		delete(x.seen, f.Cookie)
 	}
 	return snap, x.readFamily()
@@ -413,8 +413,8 @@ func (x *execution) judge(ctx context.Context) (*Executed, error) {
 	x.judgeBreaths(ctx)
 	cases, left := x.remains(snap)
 	clock := tracer.ReadClock(x.engine.cfg.Now)
-	facts := x.engine.facts(cases, clock, true)
-	if err := x.fill(ctx, x.stackLog(cases), cases, &facts); err != nil {
+	facts := x.engine.facts(diagnosis.CaseList(cases), clock, true)
+	if err := x.fill(ctx, x.stackLog(cases), diagnosis.CaseList(cases), &facts); err != nil {
 		return nil, err
 	}
 	markReaders(cases, left, facts.Stacks)

@@ -266,7 +266,7 @@ func (x *explainer) explainSocket(ctx context.Context, c *diagnosis.Case, judged
 	if judged {
 		return nil
 	}
-	one := []diagnosis.Case{*c}
+	one := diagnosis.CaseList{*c}
 	out.Facts = x.engine.facts(one, x.judged.Facts.Clock, false)
 	out.Facts.Peers = x.judged.Facts.Peers
 	return x.fill(ctx, x.engine.log, one, &out.Facts)

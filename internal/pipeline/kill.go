@@ -88,12 +88,11 @@ func (e *Engine) Kill(ctx context.Context, q KillQuery, sink KillSink) (*Killed,
 }
 
 // choose keeps the sockets with the cookies, the oldest first.
-func choose(cases []diagnosis.Case, cookies []event.Cookie) (chosen []*diagnosis.Case, missing []event.Cookie) {
+func choose(cases diagnosis.Cases, cookies []event.Cookie) (chosen []*diagnosis.Case, missing []event.Cookie) {
 	met := map[event.Cookie]bool{}
-	for i := range cases {
-		c := &cases[i]
+	for c := range diagnosis.All(cases) {
 		if len(cookies) == 0 || slices.Contains(cookies, c.Cookie) {
-			chosen = append(chosen, c)
+			chosen = append(chosen, new(*c))
 			met[c.Cookie] = true
 		}
 	}

@@ -73,7 +73,7 @@ func TestKillRefusesInUseAndUnknown(t *testing.T) {
 }
 
 func TestKillChoose(t *testing.T) {
-	var cases []diagnosis.Case
+	var cases diagnosis.CaseList
 	for i, age := range []time.Duration{time.Second, time.Hour, time.Minute} {
 		at := event.KTime(2 * time.Hour)
 		cases = append(cases, diagnosis.Case{Socket: event.Socket{Cookie: event.Cookie(i + 1), At: at, Since: at.Add(-age), Bound: event.Exact}})

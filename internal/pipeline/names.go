@@ -11,7 +11,6 @@ import (
 	"sync"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/cri"
-	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/filter"
 	"github.com/tcpwaitd/tcpwaitd/internal/netns"
 	"github.com/tcpwaitd/tcpwaitd/internal/owner"
@@ -40,9 +39,9 @@ func newNamer(cfg *Config, log *slog.Logger) *namer {
 	}
 }
 
-// fill adds the names of all containers in f and of the namespaces of the cases. It may be
+// fill adds the names of all containers in f and of the network namespaces. It may be
 // called again when f has grown.
-func (n *namer) fill(f *record.Facts, cases []diagnosis.Case) {
+func (n *namer) fill(f *record.Facts, inodes map[uint32]bool) {
 	groups := map[owner.Cgroup]bool{}
 	for _, p := range f.Processes {
 		groups[owner.Cgroup{Container: p.Container, Pod: p.Pod}] = true
@@ -50,7 +49,7 @@ func (n *namer) fill(f *record.Facts, cases []diagnosis.Case) {
 	for _, g := range f.Cgroups {
 		groups[owner.Cgroup{Container: g.Container, Pod: g.Pod}] = true
 	}
-	names, residents := n.spaces(cases)
+	names, residents := n.spaces(inodes)
 	for _, gs := range residents {
 		for _, g := range gs {
 			groups[g] = true
@@ -119,15 +118,12 @@ func (n *namer) warn(f *filter.Filter) {
 	}
 }
 
-// spaces returns the names of the cases' network namespaces, and for those without one that
+// spaces returns the names of network namespaces, and for those without one that
 // a person chose which containers live there.
-func (n *namer) spaces(cases []diagnosis.Case) (map[uint32]string, map[uint32][]owner.Cgroup) {
+func (n *namer) spaces(inodes map[uint32]bool) (map[uint32]string, map[uint32][]owner.Cgroup) {
 	names := map[uint32]string{}
-	for i := range cases {
-		// A million sockets are mostly in the namespace of the one before.
-		if inode := cases[i].Flow.Netns; inode != 0 && (i == 0 || inode != cases[i-1].Flow.Netns) {
-			names[inode] = ""
-		}
+	for inode := range inodes {
+		names[inode] = ""
 	}
 	if len(names) == 0 {
 		return names, nil

@@ -113,15 +113,15 @@ func (w *watched) stack(id event.StackID) *record.Stack {
 }
 
 // fill adds the stacks of the sockets to the facts.
-func (w *watched) fill(ctx context.Context, log *slog.Logger, cases []diagnosis.Case, f *record.Facts) error {
+func (w *watched) fill(ctx context.Context, log *slog.Logger, cases diagnosis.Cases, f *record.Facts) error {
 	if w.keeper == nil {
 		return nil
 	}
 	w.settle(ctx, settleFor)
 	f.Stacks = map[event.Cookie]*record.Stacks{}
-	for i := range cases {
-		if s := w.stacks(&cases[i].Stacks); s != nil {
-			f.Stacks[cases[i].Cookie] = s
+	for c := range diagnosis.All(cases) {
+		if s := w.stacks(&c.Stacks); s != nil {
+			f.Stacks[c.Cookie] = s
 		}
 	}
 	var err error

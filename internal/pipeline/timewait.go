@@ -273,8 +273,8 @@ func (f *findings) count(r *record.Timewait) {
 }
 
 // cases stand for the processes and namespaces that facts are wanted of.
-func (f *findings) cases() []diagnosis.Case {
-	var cases []diagnosis.Case
+func (f *findings) cases() diagnosis.CaseList {
+	var cases diagnosis.CaseList
 	add := func(t event.Task, cgroup uint64) {
 		cases = append(cases, diagnosis.Case{Blamed: t, Socket: event.Socket{Cgroup: cgroup}})
 	}

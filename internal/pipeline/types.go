@@ -53,7 +53,7 @@ const (
 type Listing struct {
 	// Facts.Clock is a reading taken with the snapshot; ages are those of Case.At.
 	Facts record.Facts
-	Cases []diagnosis.Case
+	Cases diagnosis.Cases
 	Loss  event.Loss
 	// UnreadNetns are namespaces whose sockets are missing, with the reason.
 	UnreadNetns map[uint32]string

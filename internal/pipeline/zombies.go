@@ -5,6 +5,7 @@ import (
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/tracer"
 )
 
 // zombies are the closed sockets that a descriptor referred to when the descriptors were
@@ -16,10 +17,10 @@ type zombies struct {
 }
 
 // look compares with a snapshot that has all holders, and tallies those that are gone.
-func (z *zombies) look(snap *event.Snapshot, tally *diagnosis.Tally) {
+func (z *zombies) look(look *tracer.Look, tally *diagnosis.Tally) {
 	now := make(map[event.Cookie]event.Socket)
-	for i := range snap.Sockets {
-		if s := &snap.Sockets[i]; s.State == event.Close && s.WasConnected && s.Cookie != 0 {
+	for s := range look.All() {
+		if s.State == event.Close && s.WasConnected && s.Cookie != 0 {
 			now[s.Cookie] = *s
 		}
 	}
@@ -38,5 +39,5 @@ func (z *zombies) look(snap *event.Snapshot, tally *diagnosis.Tally) {
 		}
 		tally.Add(s.Owner, diagnosis.SiteOf(s.Direction, s.Flow), earliest, dwell)
 	}
-	z.open, z.at = now, snap.To
+	z.open, z.at = now, look.To
 }

@@ -210,7 +210,7 @@ func TestFromCase(t *testing.T) {
 			Owner: sh, Evidence: event.EvidenceAccept, User: java, UserEvidence: event.EvidenceWrite,
 		},
 		HoldersKnown: true, Holders: []event.Holder{{Task: java, FD: 3}},
-		Listeners: []event.Holder{{Task: java, QueueMax: 128}}, Cause: diagnosis.EOFIgnored, Blamed: java, Evidence: event.EvidenceAccept,
+		Listeners: []event.Holder{{Task: java, Listening: &event.Listening{QueueMax: 128}}}, Cause: diagnosis.EOFIgnored, Blamed: java, Evidence: event.EvidenceAccept,
 	}
 	facts := &Facts{
 		Clock: testClock, Boot: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),

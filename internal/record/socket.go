@@ -190,8 +190,8 @@ func AcceptorsOf(c *diagnosis.Case) []Listener {
 		if slices.ContainsFunc(all, func(o Listener) bool { return o.Pid == l.Pid && o.Comm == l.Comm }) {
 			continue
 		}
-		if h.Flow.Protocol != event.MPTCP {
-			l.QueueLen, l.QueueMax = &h.QueueLen, &h.QueueMax
+		if a := h.Accepts(); a.Flow.Protocol != event.MPTCP {
+			l.QueueLen, l.QueueMax = &a.QueueLen, &a.QueueMax
 		}
 		all = append(all, l)
 	}

@@ -173,10 +173,11 @@ func (e *Explain) writeCases(w io.Writer, x *Explanation, all bool) error {
 	if !all {
 		shown = shown[:min(len(shown), maxSockets)]
 	}
-	s := &Sockets{Facts: x.Facts}
+	cases := make(diagnosis.CaseList, 0, len(shown))
 	for _, c := range shown {
-		s.Cases = append(s.Cases, *c)
+		cases = append(cases, *c)
 	}
+	s := &Sockets{Facts: x.Facts, Cases: cases}
 	if _, err := io.WriteString(w, "\n"); err != nil {
 		return err
 	}

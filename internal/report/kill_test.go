@@ -34,8 +34,8 @@ func writeKill(t *testing.T, o Options, yes bool) []byte {
 		t.Fatal(err)
 	}
 	s, outcomes := sockets(), killOutcomes(yes)
-	for i := range s.Cases {
-		if err := k.Socket(&s.Cases[i], s.Facts, &outcomes[i]); err != nil {
+	for i := range s.Cases.Len() {
+		if err := k.Socket(s.Cases.At(i), s.Facts, &outcomes[i]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -83,9 +83,9 @@ func TestKillWritesEachLineAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		s, outcomes := sockets(), killOutcomes(true)
-		for i := range s.Cases {
+		for i := range s.Cases.Len() {
 			before := buf.Len()
-			if err := k.Socket(&s.Cases[i], s.Facts, &outcomes[i]); err != nil {
+			if err := k.Socket(s.Cases.At(i), s.Facts, &outcomes[i]); err != nil {
 				t.Fatal(err)
 			}
 			if now := buf.String()[before:]; !strings.HasSuffix(now, "\n") {

@@ -15,7 +15,7 @@ import (
 // Sockets is what a list shows.
 type Sockets struct {
 	Facts       *record.Facts
-	Cases       []diagnosis.Case
+	Cases       diagnosis.Cases
 	Loss        event.Loss
 	UnreadNetns map[uint32]string
 }
@@ -85,8 +85,8 @@ func (r *socketRow) record() reflect.Value {
 
 // Write writes one list. Without Sort the oldest come first.
 func (l *List) Write(w io.Writer, s *Sockets) error {
-	rs := rows[*socketRow]{n: len(s.Cases), at: func(i int) *socketRow {
-		l.row.c, l.row.facts, l.row.built = &s.Cases[i], s.Facts, false
+	rs := rows[*socketRow]{n: s.Cases.Len(), at: func(i int) *socketRow {
+		l.row.c, l.row.facts, l.row.built = s.Cases.At(i), s.Facts, false
 		return l.row
 	}}
 	if l.o.Sort != "" {
@@ -95,7 +95,10 @@ func (l *List) Write(w io.Writer, s *Sockets) error {
 			return err
 		}
 	} else {
-		rs = ordered(rs, &column[*socketRow]{number: dwellOf}, true)
+		rs = byNumber(rs, func(i int) (int64, bool) {
+			d, known := s.Cases.Dwell(i)
+			return int64(d), known
+		}, true)
 	}
 	switch l.o.Format {
 	case JSON:

@@ -70,7 +70,7 @@ func sockets() *Sockets {
 			Peers:  map[event.Cookie]record.Peer{2: {Pid: 7, Comm: "curl", State: "FIN_WAIT2"}},
 			Stacks: map[event.Cookie]*record.Stacks{2: {EOF: &record.Stack{Frames: []record.Frame{{Function: "main.handle"}}}}},
 		},
-		Cases: []diagnosis.Case{
+		Cases: diagnosis.CaseList{
 			{
 				Socket: event.Socket{
 					At: at, Since: at.Add(-5 * time.Second), Bound: event.Exact, Cookie: 3, Inode: 33,
@@ -92,8 +92,8 @@ func sockets() *Sockets {
 				Socket: event.Socket{At: at, Cookie: 1, State: event.CloseWait, Flow: flow("127.0.0.1:80", "127.0.0.1:0")},
 				Cause:  diagnosis.Unaccepted,
 				Listeners: []event.Holder{
-					{Task: java, FD: 3, QueueLen: 5, QueueMax: 4},
-					{Task: event.Task{Pid: 4300, Comm: event.MakeComm("worker")}, FD: 3, QueueLen: 5, QueueMax: 4},
+					{Task: java, FD: 3, Listening: &event.Listening{QueueLen: 5, QueueMax: 4}},
+					{Task: event.Task{Pid: 4300, Comm: event.MakeComm("worker")}, FD: 3, Listening: &event.Listening{QueueLen: 5, QueueMax: 4}},
 				},
 			},
 		},
@@ -130,8 +130,8 @@ func TestList(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { golden(t, "list,"+name, writeList(t, o, sockets())) })
 	}
-	golden(t, "list,empty,table", writeList(t, Options{Format: Table}, &Sockets{Facts: &record.Facts{}}))
-	golden(t, "list,empty,json", writeList(t, Options{Format: JSON}, &Sockets{Facts: &record.Facts{Clock: clock}}))
+	golden(t, "list,empty,table", writeList(t, Options{Format: Table}, &Sockets{Facts: &record.Facts{}, Cases: diagnosis.CaseList{}}))
+	golden(t, "list,empty,json", writeList(t, Options{Format: JSON}, &Sockets{Facts: &record.Facts{Clock: clock}, Cases: diagnosis.CaseList{}}))
 }
 
 // The streamed document is the record.
@@ -139,7 +139,7 @@ func TestListDocumentIsTheRecord(t *testing.T) {
 	s := sockets()
 	want := record.NewList(record.Time{Time: clock.Wall}, s.Loss, s.UnreadNetns)
 	for _, i := range []int{1, 0, 2} {
-		r := record.FromCase(&s.Cases[i], s.Facts)
+		r := record.FromCase(s.Cases.At(i), s.Facts)
 		r.Schema = ""
 		want.Sockets = append(want.Sockets, r)
 	}
@@ -155,7 +155,7 @@ func TestListDocumentIsTheRecord(t *testing.T) {
 
 func TestUsualListFits80Columns(t *testing.T) {
 	s := sockets()
-	s.Cases = s.Cases[1:2]
+	s.Cases = diagnosis.CaseList{*s.Cases.At(1)}
 	for line := range strings.Lines(string(writeList(t, Options{Format: Table}, s))) {
 		if len(line) > 80 {
 			t.Errorf("%d columns: %s", len(line), line)
@@ -604,7 +604,7 @@ func TestAgeOfBaseline(t *testing.T) {
 }
 
 func TestSelectionOfNestedRecords(t *testing.T) {
-	v := record.FromCase(&sockets().Cases[1], sockets().Facts)
+	v := record.FromCase(sockets().Cases.At(1), sockets().Facts)
 	text, err := selectPaths([]string{"owner", "owner.pid", "peer.pid", "stacks.eof.frames", "listener"}).marshal(&v)
 	if err != nil {
 		t.Fatal(err)
@@ -626,14 +626,13 @@ func TestSelectionOfNestedRecords(t *testing.T) {
 }
 
 func manySockets(n int) *Sockets {
-	s := &Sockets{Facts: &record.Facts{Clock: clock}, Cases: make([]diagnosis.Case, n)}
-	one := sockets().Cases[1]
-	for i := range s.Cases {
-		s.Cases[i] = one
-		s.Cases[i].Since -= event.KTime(i * 7919 % n)
-		s.Cases[i].Cookie = event.Cookie(i)
+	cases := make(diagnosis.CaseList, n)
+	for i := range cases {
+		cases[i] = *sockets().Cases.At(1)
+		cases[i].Since -= event.KTime(i * 7919 % n)
+		cases[i].Cookie = event.Cookie(i)
 	}
-	return s
+	return &Sockets{Facts: &record.Facts{Clock: clock}, Cases: cases}
 }
 
 func BenchmarkList(b *testing.B) {

@@ -201,7 +201,7 @@ func appendListener(dst []byte, r *socketRow) []byte {
 		dst = append(strconv.AppendUint(dst, uint64(t.Pid), 10), '/')
 		dst = append(dst, t.Comm...)
 	}
-	l := &r.c.Listeners[0]
+	l := r.c.Listeners[0].Accepts()
 	dst = append(dst, ' ')
 	dst = strconv.AppendUint(dst, uint64(l.QueueLen), 10)
 	dst = append(dst, '/')

@@ -2,6 +2,7 @@ package report
 
 import (
 	"cmp"
+	"encoding/binary"
 	"io"
 	"slices"
 	"strings"
@@ -20,24 +21,35 @@ const (
 	lineWidth = 80
 )
 
-// writeTable writes an aligned table. It renders each row twice, to measure and to
-// write: cheaper than keeping a million rows of text.
+// writeTable writes an aligned table. It renders each row once, and keeps the text until it
+// knows how wide the columns are: 80 bytes a row.
 func writeTable[R any](w io.Writer, cols []column[R], rs rows[R], color bool) error {
-	widths := measure(cols, rs)
-	sep := 2
-	if total(widths, sep) > lineWidth {
-		sep = 1
+	l := line{widths: make([]int, len(cols)), sep: 2}
+	for i := range cols {
+		l.widths[i] = max(len(cols[i].title()), cols[i].width)
 	}
-	l := line{widths: widths, sep: sep}
-	titles(&l, cols, color)
+	body := rendered{colored: color}
 	for r := range rs.n {
-		cells(&l, cols, rs.at(r), color)
+		row := rs.at(r)
+		for i := range cols {
+			l.widths[i] = max(l.widths[i], renderCell(&body, &cols[i], row))
+		}
+	}
+	if total(l.widths, l.sep) > lineWidth {
+		l.sep = 1
+	}
+	titles(&l, cols, color)
+	for range rs.n {
+		for i := range cols {
+			text, paint := body.next()
+			l.open(i, paint)
+			l.buf = append(l.buf, text...)
+			l.close(i, cols[i].right)
+		}
 		l.end()
-		if len(l.buf) >= chunk {
-			if _, err := w.Write(l.buf); err != nil {
-				return err
-			}
-			l.buf = l.buf[:0]
+		var err error
+		if l.buf, err = spill(w, l.buf, chunk); err != nil {
+			return err
 		}
 	}
 	_, err := w.Write(l.buf)
@@ -53,6 +65,66 @@ func (c *column[R]) cell(dst []byte, row R) []byte {
 	return dst
 }
 
+// rendered are the cells of a table, row after row, in pieces so that growing copies nothing.
+// Each has before it its length and its colour.
+type rendered struct {
+	colored bool
+	colors  []string
+	pieces  [][]byte
+	cell    []byte
+	// at is where the next cell is, in the first piece.
+	at int
+}
+
+// maxHeader is a varint and the number of a colour: 1 + an index, 0 none.
+const maxHeader = binary.MaxVarintLen32 + 1
+
+// renderCell adds a cell and returns its width.
+func renderCell[R any](to *rendered, c *column[R], row R) int {
+	to.cell = c.cell(to.cell[:0], row)
+	var color byte
+	if to.colored && c.color != nil {
+		color = to.colorOf(c.color(row))
+	}
+	last := len(to.pieces) - 1
+	if last < 0 || len(to.pieces[last])+maxHeader+len(to.cell) > cap(to.pieces[last]) {
+		to.pieces = append(to.pieces, make([]byte, 0, max(chunk, maxHeader+len(to.cell))))
+		last++
+	}
+	p := binary.AppendUvarint(to.pieces[last], uint64(len(to.cell)))
+	to.pieces[last] = append(append(p, color), to.cell...)
+	return width(to.cell)
+}
+
+func (r *rendered) colorOf(escape string) byte {
+	if escape == "" {
+		return 0
+	}
+	i := slices.Index(r.colors, escape)
+	if i < 0 {
+		i = len(r.colors)
+		r.colors = append(r.colors, escape)
+	}
+	return byte(i + 1)
+}
+
+// next takes the next cell out.
+func (r *rendered) next() (text []byte, color string) {
+	if r.at == len(r.pieces[0]) {
+		r.pieces, r.at = r.pieces[1:], 0
+	}
+	p := r.pieces[0]
+	n, size := binary.Uvarint(p[r.at:])
+	r.at += size
+	if i := p[r.at]; i > 0 {
+		color = r.colors[i-1]
+	}
+	from := r.at + 1
+	r.at = from + int(n)
+	return p[from:r.at], color
+}
+
+// measure returns how wide the columns are.
 func measure[R any](cols []column[R], rs rows[R]) []int {
 	widths := make([]int, len(cols))
 	for i := range cols {
@@ -156,42 +228,58 @@ func sortRows[R any](rs rows[R], by string, all []column[R]) (rows[R], error) {
 	return ordered(rs, &cols[0], descending), nil
 }
 
-type sortKey struct {
-	text   string
-	number int64
-	row    int32
-	known  bool
-}
-
 func ordered[R any](rs rows[R], c *column[R], descending bool) rows[R] {
-	keys := make([]sortKey, rs.n)
-	for i := range keys {
-		row := rs.at(i)
-		keys[i].row = int32(i)
-		if c.number != nil {
-			keys[i].number, keys[i].known = c.number(row)
-			continue
-		}
-		text := c.text(nil, row)
-		keys[i].text, keys[i].known = string(text), len(text) > 0
+	if c.number != nil {
+		return byNumber(rs, func(i int) (int64, bool) { return c.number(rs.at(i)) }, descending)
 	}
-	slices.SortFunc(keys, func(a, b sortKey) int { return a.compare(b, descending) })
+	type key struct {
+		text string
+		row  int32
+	}
+	keys := make([]key, rs.n)
+	for i := range keys {
+		keys[i] = key{string(c.text(nil, rs.at(i))), int32(i)}
+	}
+	slices.SortFunc(keys, func(a, b key) int {
+		return inOrder(a.text, b.text, a.text != "", b.text != "", a.row, b.row, descending)
+	})
 	at := rs.at
 	rs.at = func(i int) R { return at(int(keys[i].row)) }
 	return rs
 }
 
-// compare keeps the unknown last in either direction.
-func (k sortKey) compare(o sortKey, descending bool) int {
-	if k.known != o.known {
-		if k.known {
-			return -1
-		}
+// byNumber orders rows by numbers, which may be unknown.
+func byNumber[R any](rs rows[R], number func(i int) (int64, bool), descending bool) rows[R] {
+	type key struct {
+		number int64
+		row    int32
+		known  bool
+	}
+	keys := make([]key, rs.n)
+	for i := range keys {
+		n, known := number(i)
+		keys[i] = key{n, int32(i), known}
+	}
+	slices.SortFunc(keys, func(a, b key) int {
+		return inOrder(a.number, b.number, a.known, b.known, a.row, b.row, descending)
+	})
+	at := rs.at
+	rs.at = func(i int) R { return at(int(keys[i].row)) }
+	return rs
+}
+
+// inOrder keeps the unknown last in either direction, and equal ones as they were.
+func inOrder[K cmp.Ordered](a, b K, aKnown, bKnown bool, aRow, bRow int32, descending bool) int {
+	switch {
+	case aKnown != bKnown && aKnown:
+		return -1
+	case aKnown != bKnown:
+		return 1
+	case a == b:
+		return cmp.Compare(aRow, bRow)
+	case (a < b) != descending:
+		return -1
+	default:
 		return 1
 	}
-	order := cmp.Or(cmp.Compare(k.number, o.number), strings.Compare(k.text, o.text))
-	if descending {
-		order = -order
-	}
-	return cmp.Or(order, cmp.Compare(k.row, o.row))
 }

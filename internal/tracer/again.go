@@ -2,7 +2,6 @@ package tracer
 
 import (
 	"context"
-	"errors"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 )
@@ -18,53 +17,47 @@ func (t *Tracer) lookAgain(ctx context.Context, all *rows, snap *event.Snapshot)
 	}
 	var second rows
 	scratch := &event.Snapshot{ReadNetns: map[uint32]bool{}, UnreadNetns: map[uint32]string{}}
-	if err := errors.Join(t.readSockets(ctx, &second, scratch), t.forgetQueued(), t.readHolders(ctx, &second, scratch)); err != nil {
+	if err := t.readPasses(ctx, true, &second, scratch); err != nil {
 		return err
 	}
-	now := map[event.Cookie]*event.Socket{}
-	for i := range second.sockets {
-		if s := &second.sockets[i]; unheld[s.Cookie] {
-			now[s.Cookie] = s
+	now := map[uint64]*bpfSocketRow{}
+	for i := range second.sockets.n {
+		if row := second.sockets.at(i); unheld[event.Cookie(row.Cookie)] {
+			now[row.Cookie] = row
 		}
 	}
-	all.settle(unheld, now, snap.ReadNetns)
-	for i := range second.holders {
-		if h := second.holders[i]; unheld[h.Cookie] {
-			all.holders = append(all.holders, h)
-		}
-	}
+	all.settle(unheld, now, &second.sockets, snap.ReadNetns)
+	all.addHolders(&second, func(c event.Cookie) bool { return unheld[c] })
 	all.sortHolders()
 	return nil
 }
 
 // unheld are the sockets that should have a descriptor and were met at no process.
 func (r *rows) unheld() map[event.Cookie]bool {
+	index := event.NewCookieIndex(len(r.held), func(i int) event.Cookie { return r.held[i].cookie })
 	unheld := map[event.Cookie]bool{}
-	for i := range r.sockets {
-		if s := &r.sockets[i]; s.Inode != 0 && s.Cookie != 0 && !s.Kernel && !s.Subflow {
-			unheld[s.Cookie] = true
+	for i := range r.sockets.n {
+		row := r.sockets.at(i)
+		c := event.Cookie(row.Cookie)
+		if row.Inode != 0 && c != 0 && row.Flags&(socketKernel|socketSubflow) == 0 && index.First(c) < 0 {
+			unheld[c] = true
 		}
-	}
-	for i := range r.holders {
-		delete(unheld, r.holders[i].Cookie)
 	}
 	return unheld
 }
 
 // settle drops the unheld sockets that are gone, or in another state, by now, and renews the
-// others.
-func (r *rows) settle(unheld map[event.Cookie]bool, now map[event.Cookie]*event.Socket, read map[uint32]bool) {
-	kept := r.sockets[:0]
-	for i := range r.sockets {
-		s := &r.sockets[i]
-		if unheld[s.Cookie] && read[s.Flow.Netns] {
-			again := now[s.Cookie]
-			if again == nil || again.State != s.State {
-				continue
-			}
-			s = again
+// others from the second pass.
+func (r *rows) settle(unheld map[event.Cookie]bool, now map[uint64]*bpfSocketRow, second *socketRows, read map[uint32]bool) {
+	r.sockets.keep(0, func(row *bpfSocketRow) bool {
+		if !unheld[event.Cookie(row.Cookie)] || !read[row.Flow.Netns] {
+			return true
 		}
-		kept = append(kept, *s)
-	}
-	r.sockets = kept
+		again := now[row.Cookie]
+		if again == nil || again.State != row.State {
+			return false
+		}
+		r.sockets.replace(row, again, second.moreOf(again))
+		return true
+	})
 }

@@ -125,18 +125,20 @@ type bpfHandled struct {
 }
 
 type bpfHolderRow struct {
-	_        structs.HostLayout
-	Kind     uint32
-	Fd       int32
-	Cookie   uint64
-	Inode    uint64
-	Holder   bpfTask
-	Flow     bpfFlow
-	QueueLen uint32
-	QueueMax uint32
-	Protocol uint16
-	State    uint8
-	Pad      [5]uint8
+	_      structs.HostLayout
+	Kind   uint32
+	Fd     int32
+	Cookie uint64
+	Netns  uint32
+	State  uint8
+	Pad    [3]uint8
+}
+
+type bpfHoldingRow struct {
+	_    structs.HostLayout
+	Kind uint32
+	Pad  uint32
+	Task bpfTask
 }
 
 type bpfKin struct {
@@ -150,6 +152,19 @@ type bpfLife struct {
 	Kind    uint32
 	Tgid    uint32
 	Program bpfFileKey
+}
+
+type bpfListeningRow struct {
+	_        structs.HostLayout
+	Kind     uint32
+	Fd       int32
+	Cookie   uint64
+	Inode    uint64
+	Flow     bpfFlow
+	QueueLen uint32
+	QueueMax uint32
+	Protocol uint16
+	Pad      [6]uint8
 }
 
 type bpfMapping struct {
@@ -327,6 +342,26 @@ type bpfRuntime struct {
 	Pad              [5]uint8
 }
 
+type bpfSocketMore struct {
+	_            structs.HostLayout
+	EofAt        uint64
+	SentAfterFin uint64
+	Parent       uint64
+	Listener     uint64
+	Ends         uint64
+	Stacks       [4]uint64
+	Owner        bpfTask
+	EofTask      struct {
+		_     structs.HostLayout
+		Start uint64
+		Tgid  uint32
+		Tid   uint32
+	}
+	UserStart uint64
+	User      uint32
+	Pad       uint32
+}
+
 type bpfSocketRow struct {
 	_            structs.HostLayout
 	Kind         uint32
@@ -337,24 +372,9 @@ type bpfSocketRow struct {
 	Cgroup       uint64
 	Since        uint64
 	Earliest     uint64
-	EofAt        uint64
-	SentAfterFin uint64
 	LastSend     uint64
 	LastAck      uint64
-	Parent       uint64
-	Listener     uint64
-	Ends         uint64
-	Stacks       [4]uint64
 	Flow         bpfFlow
-	Owner        bpfTask
-	EofTask      struct {
-		_     structs.HostLayout
-		Start uint64
-		Tgid  uint32
-		Tid   uint32
-	}
-	UserStart    uint64
-	User         uint32
 	SndNxt       uint32
 	RcvNxt       uint32
 	RecvQ        uint32
@@ -367,8 +387,7 @@ type bpfSocketRow struct {
 	Evidence     uint8
 	Shutdown     uint8
 	UserEvidence uint8
-	Pad          [4]uint8
-	PadEnd       uint32
+	More         uint32
 }
 
 type bpfStack struct {
@@ -476,96 +495,101 @@ type bpfWalk struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapAccepted         = "accepted"
-	bpfMapBudgets          = "budgets"
-	bpfMapCounters         = "counters"
-	bpfMapFamily           = "family"
-	bpfMapLatest           = "latest"
-	bpfMapLports           = "lports"
-	bpfMapMemos            = "memos"
-	bpfMapOrphans          = "orphans"
-	bpfMapOverflow         = "overflow"
-	bpfMapPassing          = "passing"
-	bpfMapPids             = "pids"
-	bpfMapQueued           = "queued"
-	bpfMapReceived         = "received"
-	bpfMapRecords          = "records"
-	bpfMapRing             = "ring"
-	bpfMapRports           = "rports"
-	bpfMapRules            = "rules"
-	bpfMapRuntimes         = "runtimes"
-	bpfMapSeen             = "seen"
-	bpfMapTables           = "tables"
-	bpfMapThreadRow        = "thread_row"
-	bpfMapWalks            = "walks"
-	bpfMapWantedPrograms   = "wanted_programs"
-	bpfProgAccept2         = "accept_2"
-	bpfProgAccept4         = "accept_4"
-	bpfProgAcceptExit      = "accept_exit"
-	bpfProgDumpFamily      = "dump_family"
-	bpfProgDumpFiles       = "dump_files"
-	bpfProgDumpMappings    = "dump_mappings"
-	bpfProgDumpTcp         = "dump_tcp"
-	bpfProgDumpThreads     = "dump_threads"
-	bpfProgMiniAfter       = "mini_after"
-	bpfProgMiniBefore      = "mini_before"
-	bpfProgMiniSocket      = "mini_socket"
-	bpfProgProcessExec     = "process_exec"
-	bpfProgProcessExit     = "process_exit"
-	bpfProgProcessFork     = "process_fork"
-	bpfProgReadClocks      = "read_clocks"
-	bpfProgRecv            = "recv"
-	bpfProgRecv5           = "recv_5"
-	bpfProgRecv6           = "recv_6"
-	bpfProgSend3           = "send_3"
-	bpfProgSendLength      = "send_length"
-	bpfProgState           = "state"
-	bpfProgStateRefused    = "state_refused"
-	bpfVarAcceptsByExit    = "accepts_by_exit"
-	bpfVarAllCloses        = "all_closes"
-	bpfVarChosenTgid       = "chosen_tgid"
-	bpfVarClockJiffies     = "clock_jiffies"
-	bpfVarClockKtime       = "clock_ktime"
-	bpfVarFamilyRoot       = "family_root"
-	bpfVarFilter           = "filter"
-	bpfVarHz               = "hz"
-	bpfVarLastUsers        = "last_users"
-	bpfVarLateTimeWait     = "late_time_wait"
-	bpfVarMayNest          = "may_nest"
-	bpfVarOnlyCloses       = "only_closes"
-	bpfVarOverflowing      = "overflowing"
-	bpfVarOwnByIo          = "own_by_io"
-	bpfVarRelativesFound   = "relatives_found"
-	bpfVarSnapshotHeld     = "snapshot_held"
-	bpfVarSnapshotImport   = "snapshot_import"
-	bpfVarSnapshotMet      = "snapshot_met"
-	bpfVarSnapshotQueued   = "snapshot_queued"
-	bpfVarSnapshotStates   = "snapshot_states"
-	bpfVarStacksPerS       = "stacks_per_s"
-	bpfVarStuckAfter       = "stuck_after"
-	bpfVarTrackUsers       = "track_users"
-	bpfVarUnusedBound      = "unused_bound"
-	bpfVarUnusedCounter    = "unused_counter"
-	bpfVarUnusedDirection  = "unused_direction"
-	bpfVarUnusedEvidence   = "unused_evidence"
-	bpfVarUnusedFlow       = "unused_flow"
-	bpfVarUnusedHandled    = "unused_handled"
-	bpfVarUnusedHolderRow  = "unused_holder_row"
-	bpfVarUnusedKin        = "unused_kin"
-	bpfVarUnusedLife       = "unused_life"
-	bpfVarUnusedMappingRow = "unused_mapping_row"
-	bpfVarUnusedPassedRow  = "unused_passed_row"
-	bpfVarUnusedRawStack   = "unused_raw_stack"
-	bpfVarUnusedRelative   = "unused_relative"
-	bpfVarUnusedSocketRow  = "unused_socket_row"
-	bpfVarUnusedStack      = "unused_stack"
-	bpfVarUnusedTcpState   = "unused_tcp_state"
-	bpfVarUnusedTransition = "unused_transition"
-	bpfVarUnusedUnwinding  = "unused_unwinding"
-	bpfVarUnwinder         = "unwinder"
-	bpfVarWakeBytes        = "wake_bytes"
-	bpfVarWantedCount      = "wanted_count"
-	bpfVarWatchEof         = "watch_eof"
+	bpfMapAccepted           = "accepted"
+	bpfMapBudgets            = "budgets"
+	bpfMapCounters           = "counters"
+	bpfMapFamily             = "family"
+	bpfMapLatest             = "latest"
+	bpfMapLports             = "lports"
+	bpfMapMemos              = "memos"
+	bpfMapOrphans            = "orphans"
+	bpfMapOverflow           = "overflow"
+	bpfMapPassing            = "passing"
+	bpfMapPids               = "pids"
+	bpfMapQueued             = "queued"
+	bpfMapReceived           = "received"
+	bpfMapRecords            = "records"
+	bpfMapRing               = "ring"
+	bpfMapRports             = "rports"
+	bpfMapRules              = "rules"
+	bpfMapRuntimes           = "runtimes"
+	bpfMapSeen               = "seen"
+	bpfMapTables             = "tables"
+	bpfMapThreadRow          = "thread_row"
+	bpfMapWalks              = "walks"
+	bpfMapWantedPrograms     = "wanted_programs"
+	bpfProgAccept2           = "accept_2"
+	bpfProgAccept4           = "accept_4"
+	bpfProgAcceptExit        = "accept_exit"
+	bpfProgDumpFamily        = "dump_family"
+	bpfProgDumpFiles         = "dump_files"
+	bpfProgDumpMappings      = "dump_mappings"
+	bpfProgDumpTcp           = "dump_tcp"
+	bpfProgDumpThreads       = "dump_threads"
+	bpfProgMiniAfter         = "mini_after"
+	bpfProgMiniBefore        = "mini_before"
+	bpfProgMiniSocket        = "mini_socket"
+	bpfProgProcessExec       = "process_exec"
+	bpfProgProcessExit       = "process_exit"
+	bpfProgProcessFork       = "process_fork"
+	bpfProgReadClocks        = "read_clocks"
+	bpfProgRecv              = "recv"
+	bpfProgRecv5             = "recv_5"
+	bpfProgRecv6             = "recv_6"
+	bpfProgSend3             = "send_3"
+	bpfProgSendLength        = "send_length"
+	bpfProgState             = "state"
+	bpfProgStateRefused      = "state_refused"
+	bpfVarAcceptsByExit      = "accepts_by_exit"
+	bpfVarAllCloses          = "all_closes"
+	bpfVarChosenTgid         = "chosen_tgid"
+	bpfVarClockJiffies       = "clock_jiffies"
+	bpfVarClockKtime         = "clock_ktime"
+	bpfVarFamilyRoot         = "family_root"
+	bpfVarFilter             = "filter"
+	bpfVarHz                 = "hz"
+	bpfVarLastUsers          = "last_users"
+	bpfVarLateTimeWait       = "late_time_wait"
+	bpfVarLive               = "live"
+	bpfVarMayNest            = "may_nest"
+	bpfVarOnlyCloses         = "only_closes"
+	bpfVarOverflowing        = "overflowing"
+	bpfVarOwnByIo            = "own_by_io"
+	bpfVarRelativesFound     = "relatives_found"
+	bpfVarSnapshotHeld       = "snapshot_held"
+	bpfVarSnapshotImport     = "snapshot_import"
+	bpfVarSnapshotMet        = "snapshot_met"
+	bpfVarSnapshotQueued     = "snapshot_queued"
+	bpfVarSnapshotStates     = "snapshot_states"
+	bpfVarSnapshotTask       = "snapshot_task"
+	bpfVarStacksPerS         = "stacks_per_s"
+	bpfVarStuckAfter         = "stuck_after"
+	bpfVarTrackUsers         = "track_users"
+	bpfVarUnusedBound        = "unused_bound"
+	bpfVarUnusedCounter      = "unused_counter"
+	bpfVarUnusedDirection    = "unused_direction"
+	bpfVarUnusedEvidence     = "unused_evidence"
+	bpfVarUnusedFlow         = "unused_flow"
+	bpfVarUnusedHandled      = "unused_handled"
+	bpfVarUnusedHolderRow    = "unused_holder_row"
+	bpfVarUnusedHoldingRow   = "unused_holding_row"
+	bpfVarUnusedKin          = "unused_kin"
+	bpfVarUnusedLife         = "unused_life"
+	bpfVarUnusedListeningRow = "unused_listening_row"
+	bpfVarUnusedMappingRow   = "unused_mapping_row"
+	bpfVarUnusedPassedRow    = "unused_passed_row"
+	bpfVarUnusedRawStack     = "unused_raw_stack"
+	bpfVarUnusedRelative     = "unused_relative"
+	bpfVarUnusedSocketMore   = "unused_socket_more"
+	bpfVarUnusedSocketRow    = "unused_socket_row"
+	bpfVarUnusedStack        = "unused_stack"
+	bpfVarUnusedTcpState     = "unused_tcp_state"
+	bpfVarUnusedTransition   = "unused_transition"
+	bpfVarUnusedUnwinding    = "unused_unwinding"
+	bpfVarUnwinder           = "unwinder"
+	bpfVarWakeBytes          = "wake_bytes"
+	bpfVarWantedCount        = "wanted_count"
+	bpfVarWatchEof           = "watch_eof"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -667,51 +691,56 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	AcceptsByExit    *ebpf.VariableSpec `ebpf:"accepts_by_exit"`
-	AllCloses        *ebpf.VariableSpec `ebpf:"all_closes"`
-	ChosenTgid       *ebpf.VariableSpec `ebpf:"chosen_tgid"`
-	ClockJiffies     *ebpf.VariableSpec `ebpf:"clock_jiffies"`
-	ClockKtime       *ebpf.VariableSpec `ebpf:"clock_ktime"`
-	FamilyRoot       *ebpf.VariableSpec `ebpf:"family_root"`
-	Filter           *ebpf.VariableSpec `ebpf:"filter"`
-	Hz               *ebpf.VariableSpec `ebpf:"hz"`
-	LastUsers        *ebpf.VariableSpec `ebpf:"last_users"`
-	LateTimeWait     *ebpf.VariableSpec `ebpf:"late_time_wait"`
-	MayNest          *ebpf.VariableSpec `ebpf:"may_nest"`
-	OnlyCloses       *ebpf.VariableSpec `ebpf:"only_closes"`
-	Overflowing      *ebpf.VariableSpec `ebpf:"overflowing"`
-	OwnByIo          *ebpf.VariableSpec `ebpf:"own_by_io"`
-	RelativesFound   *ebpf.VariableSpec `ebpf:"relatives_found"`
-	SnapshotHeld     *ebpf.VariableSpec `ebpf:"snapshot_held"`
-	SnapshotImport   *ebpf.VariableSpec `ebpf:"snapshot_import"`
-	SnapshotMet      *ebpf.VariableSpec `ebpf:"snapshot_met"`
-	SnapshotQueued   *ebpf.VariableSpec `ebpf:"snapshot_queued"`
-	SnapshotStates   *ebpf.VariableSpec `ebpf:"snapshot_states"`
-	StacksPerS       *ebpf.VariableSpec `ebpf:"stacks_per_s"`
-	StuckAfter       *ebpf.VariableSpec `ebpf:"stuck_after"`
-	TrackUsers       *ebpf.VariableSpec `ebpf:"track_users"`
-	UnusedBound      *ebpf.VariableSpec `ebpf:"unused_bound"`
-	UnusedCounter    *ebpf.VariableSpec `ebpf:"unused_counter"`
-	UnusedDirection  *ebpf.VariableSpec `ebpf:"unused_direction"`
-	UnusedEvidence   *ebpf.VariableSpec `ebpf:"unused_evidence"`
-	UnusedFlow       *ebpf.VariableSpec `ebpf:"unused_flow"`
-	UnusedHandled    *ebpf.VariableSpec `ebpf:"unused_handled"`
-	UnusedHolderRow  *ebpf.VariableSpec `ebpf:"unused_holder_row"`
-	UnusedKin        *ebpf.VariableSpec `ebpf:"unused_kin"`
-	UnusedLife       *ebpf.VariableSpec `ebpf:"unused_life"`
-	UnusedMappingRow *ebpf.VariableSpec `ebpf:"unused_mapping_row"`
-	UnusedPassedRow  *ebpf.VariableSpec `ebpf:"unused_passed_row"`
-	UnusedRawStack   *ebpf.VariableSpec `ebpf:"unused_raw_stack"`
-	UnusedRelative   *ebpf.VariableSpec `ebpf:"unused_relative"`
-	UnusedSocketRow  *ebpf.VariableSpec `ebpf:"unused_socket_row"`
-	UnusedStack      *ebpf.VariableSpec `ebpf:"unused_stack"`
-	UnusedTcpState   *ebpf.VariableSpec `ebpf:"unused_tcp_state"`
-	UnusedTransition *ebpf.VariableSpec `ebpf:"unused_transition"`
-	UnusedUnwinding  *ebpf.VariableSpec `ebpf:"unused_unwinding"`
-	Unwinder         *ebpf.VariableSpec `ebpf:"unwinder"`
-	WakeBytes        *ebpf.VariableSpec `ebpf:"wake_bytes"`
-	WantedCount      *ebpf.VariableSpec `ebpf:"wanted_count"`
-	WatchEof         *ebpf.VariableSpec `ebpf:"watch_eof"`
+	AcceptsByExit      *ebpf.VariableSpec `ebpf:"accepts_by_exit"`
+	AllCloses          *ebpf.VariableSpec `ebpf:"all_closes"`
+	ChosenTgid         *ebpf.VariableSpec `ebpf:"chosen_tgid"`
+	ClockJiffies       *ebpf.VariableSpec `ebpf:"clock_jiffies"`
+	ClockKtime         *ebpf.VariableSpec `ebpf:"clock_ktime"`
+	FamilyRoot         *ebpf.VariableSpec `ebpf:"family_root"`
+	Filter             *ebpf.VariableSpec `ebpf:"filter"`
+	Hz                 *ebpf.VariableSpec `ebpf:"hz"`
+	LastUsers          *ebpf.VariableSpec `ebpf:"last_users"`
+	LateTimeWait       *ebpf.VariableSpec `ebpf:"late_time_wait"`
+	Live               *ebpf.VariableSpec `ebpf:"live"`
+	MayNest            *ebpf.VariableSpec `ebpf:"may_nest"`
+	OnlyCloses         *ebpf.VariableSpec `ebpf:"only_closes"`
+	Overflowing        *ebpf.VariableSpec `ebpf:"overflowing"`
+	OwnByIo            *ebpf.VariableSpec `ebpf:"own_by_io"`
+	RelativesFound     *ebpf.VariableSpec `ebpf:"relatives_found"`
+	SnapshotHeld       *ebpf.VariableSpec `ebpf:"snapshot_held"`
+	SnapshotImport     *ebpf.VariableSpec `ebpf:"snapshot_import"`
+	SnapshotMet        *ebpf.VariableSpec `ebpf:"snapshot_met"`
+	SnapshotQueued     *ebpf.VariableSpec `ebpf:"snapshot_queued"`
+	SnapshotStates     *ebpf.VariableSpec `ebpf:"snapshot_states"`
+	SnapshotTask       *ebpf.VariableSpec `ebpf:"snapshot_task"`
+	StacksPerS         *ebpf.VariableSpec `ebpf:"stacks_per_s"`
+	StuckAfter         *ebpf.VariableSpec `ebpf:"stuck_after"`
+	TrackUsers         *ebpf.VariableSpec `ebpf:"track_users"`
+	UnusedBound        *ebpf.VariableSpec `ebpf:"unused_bound"`
+	UnusedCounter      *ebpf.VariableSpec `ebpf:"unused_counter"`
+	UnusedDirection    *ebpf.VariableSpec `ebpf:"unused_direction"`
+	UnusedEvidence     *ebpf.VariableSpec `ebpf:"unused_evidence"`
+	UnusedFlow         *ebpf.VariableSpec `ebpf:"unused_flow"`
+	UnusedHandled      *ebpf.VariableSpec `ebpf:"unused_handled"`
+	UnusedHolderRow    *ebpf.VariableSpec `ebpf:"unused_holder_row"`
+	UnusedHoldingRow   *ebpf.VariableSpec `ebpf:"unused_holding_row"`
+	UnusedKin          *ebpf.VariableSpec `ebpf:"unused_kin"`
+	UnusedLife         *ebpf.VariableSpec `ebpf:"unused_life"`
+	UnusedListeningRow *ebpf.VariableSpec `ebpf:"unused_listening_row"`
+	UnusedMappingRow   *ebpf.VariableSpec `ebpf:"unused_mapping_row"`
+	UnusedPassedRow    *ebpf.VariableSpec `ebpf:"unused_passed_row"`
+	UnusedRawStack     *ebpf.VariableSpec `ebpf:"unused_raw_stack"`
+	UnusedRelative     *ebpf.VariableSpec `ebpf:"unused_relative"`
+	UnusedSocketMore   *ebpf.VariableSpec `ebpf:"unused_socket_more"`
+	UnusedSocketRow    *ebpf.VariableSpec `ebpf:"unused_socket_row"`
+	UnusedStack        *ebpf.VariableSpec `ebpf:"unused_stack"`
+	UnusedTcpState     *ebpf.VariableSpec `ebpf:"unused_tcp_state"`
+	UnusedTransition   *ebpf.VariableSpec `ebpf:"unused_transition"`
+	UnusedUnwinding    *ebpf.VariableSpec `ebpf:"unused_unwinding"`
+	Unwinder           *ebpf.VariableSpec `ebpf:"unwinder"`
+	WakeBytes          *ebpf.VariableSpec `ebpf:"wake_bytes"`
+	WantedCount        *ebpf.VariableSpec `ebpf:"wanted_count"`
+	WatchEof           *ebpf.VariableSpec `ebpf:"watch_eof"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -791,51 +820,56 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	AcceptsByExit    *ebpf.Variable `ebpf:"accepts_by_exit"`
-	AllCloses        *ebpf.Variable `ebpf:"all_closes"`
-	ChosenTgid       *ebpf.Variable `ebpf:"chosen_tgid"`
-	ClockJiffies     *ebpf.Variable `ebpf:"clock_jiffies"`
-	ClockKtime       *ebpf.Variable `ebpf:"clock_ktime"`
-	FamilyRoot       *ebpf.Variable `ebpf:"family_root"`
-	Filter           *ebpf.Variable `ebpf:"filter"`
-	Hz               *ebpf.Variable `ebpf:"hz"`
-	LastUsers        *ebpf.Variable `ebpf:"last_users"`
-	LateTimeWait     *ebpf.Variable `ebpf:"late_time_wait"`
-	MayNest          *ebpf.Variable `ebpf:"may_nest"`
-	OnlyCloses       *ebpf.Variable `ebpf:"only_closes"`
-	Overflowing      *ebpf.Variable `ebpf:"overflowing"`
-	OwnByIo          *ebpf.Variable `ebpf:"own_by_io"`
-	RelativesFound   *ebpf.Variable `ebpf:"relatives_found"`
-	SnapshotHeld     *ebpf.Variable `ebpf:"snapshot_held"`
-	SnapshotImport   *ebpf.Variable `ebpf:"snapshot_import"`
-	SnapshotMet      *ebpf.Variable `ebpf:"snapshot_met"`
-	SnapshotQueued   *ebpf.Variable `ebpf:"snapshot_queued"`
-	SnapshotStates   *ebpf.Variable `ebpf:"snapshot_states"`
-	StacksPerS       *ebpf.Variable `ebpf:"stacks_per_s"`
-	StuckAfter       *ebpf.Variable `ebpf:"stuck_after"`
-	TrackUsers       *ebpf.Variable `ebpf:"track_users"`
-	UnusedBound      *ebpf.Variable `ebpf:"unused_bound"`
-	UnusedCounter    *ebpf.Variable `ebpf:"unused_counter"`
-	UnusedDirection  *ebpf.Variable `ebpf:"unused_direction"`
-	UnusedEvidence   *ebpf.Variable `ebpf:"unused_evidence"`
-	UnusedFlow       *ebpf.Variable `ebpf:"unused_flow"`
-	UnusedHandled    *ebpf.Variable `ebpf:"unused_handled"`
-	UnusedHolderRow  *ebpf.Variable `ebpf:"unused_holder_row"`
-	UnusedKin        *ebpf.Variable `ebpf:"unused_kin"`
-	UnusedLife       *ebpf.Variable `ebpf:"unused_life"`
-	UnusedMappingRow *ebpf.Variable `ebpf:"unused_mapping_row"`
-	UnusedPassedRow  *ebpf.Variable `ebpf:"unused_passed_row"`
-	UnusedRawStack   *ebpf.Variable `ebpf:"unused_raw_stack"`
-	UnusedRelative   *ebpf.Variable `ebpf:"unused_relative"`
-	UnusedSocketRow  *ebpf.Variable `ebpf:"unused_socket_row"`
-	UnusedStack      *ebpf.Variable `ebpf:"unused_stack"`
-	UnusedTcpState   *ebpf.Variable `ebpf:"unused_tcp_state"`
-	UnusedTransition *ebpf.Variable `ebpf:"unused_transition"`
-	UnusedUnwinding  *ebpf.Variable `ebpf:"unused_unwinding"`
-	Unwinder         *ebpf.Variable `ebpf:"unwinder"`
-	WakeBytes        *ebpf.Variable `ebpf:"wake_bytes"`
-	WantedCount      *ebpf.Variable `ebpf:"wanted_count"`
-	WatchEof         *ebpf.Variable `ebpf:"watch_eof"`
+	AcceptsByExit      *ebpf.Variable `ebpf:"accepts_by_exit"`
+	AllCloses          *ebpf.Variable `ebpf:"all_closes"`
+	ChosenTgid         *ebpf.Variable `ebpf:"chosen_tgid"`
+	ClockJiffies       *ebpf.Variable `ebpf:"clock_jiffies"`
+	ClockKtime         *ebpf.Variable `ebpf:"clock_ktime"`
+	FamilyRoot         *ebpf.Variable `ebpf:"family_root"`
+	Filter             *ebpf.Variable `ebpf:"filter"`
+	Hz                 *ebpf.Variable `ebpf:"hz"`
+	LastUsers          *ebpf.Variable `ebpf:"last_users"`
+	LateTimeWait       *ebpf.Variable `ebpf:"late_time_wait"`
+	Live               *ebpf.Variable `ebpf:"live"`
+	MayNest            *ebpf.Variable `ebpf:"may_nest"`
+	OnlyCloses         *ebpf.Variable `ebpf:"only_closes"`
+	Overflowing        *ebpf.Variable `ebpf:"overflowing"`
+	OwnByIo            *ebpf.Variable `ebpf:"own_by_io"`
+	RelativesFound     *ebpf.Variable `ebpf:"relatives_found"`
+	SnapshotHeld       *ebpf.Variable `ebpf:"snapshot_held"`
+	SnapshotImport     *ebpf.Variable `ebpf:"snapshot_import"`
+	SnapshotMet        *ebpf.Variable `ebpf:"snapshot_met"`
+	SnapshotQueued     *ebpf.Variable `ebpf:"snapshot_queued"`
+	SnapshotStates     *ebpf.Variable `ebpf:"snapshot_states"`
+	SnapshotTask       *ebpf.Variable `ebpf:"snapshot_task"`
+	StacksPerS         *ebpf.Variable `ebpf:"stacks_per_s"`
+	StuckAfter         *ebpf.Variable `ebpf:"stuck_after"`
+	TrackUsers         *ebpf.Variable `ebpf:"track_users"`
+	UnusedBound        *ebpf.Variable `ebpf:"unused_bound"`
+	UnusedCounter      *ebpf.Variable `ebpf:"unused_counter"`
+	UnusedDirection    *ebpf.Variable `ebpf:"unused_direction"`
+	UnusedEvidence     *ebpf.Variable `ebpf:"unused_evidence"`
+	UnusedFlow         *ebpf.Variable `ebpf:"unused_flow"`
+	UnusedHandled      *ebpf.Variable `ebpf:"unused_handled"`
+	UnusedHolderRow    *ebpf.Variable `ebpf:"unused_holder_row"`
+	UnusedHoldingRow   *ebpf.Variable `ebpf:"unused_holding_row"`
+	UnusedKin          *ebpf.Variable `ebpf:"unused_kin"`
+	UnusedLife         *ebpf.Variable `ebpf:"unused_life"`
+	UnusedListeningRow *ebpf.Variable `ebpf:"unused_listening_row"`
+	UnusedMappingRow   *ebpf.Variable `ebpf:"unused_mapping_row"`
+	UnusedPassedRow    *ebpf.Variable `ebpf:"unused_passed_row"`
+	UnusedRawStack     *ebpf.Variable `ebpf:"unused_raw_stack"`
+	UnusedRelative     *ebpf.Variable `ebpf:"unused_relative"`
+	UnusedSocketMore   *ebpf.Variable `ebpf:"unused_socket_more"`
+	UnusedSocketRow    *ebpf.Variable `ebpf:"unused_socket_row"`
+	UnusedStack        *ebpf.Variable `ebpf:"unused_stack"`
+	UnusedTcpState     *ebpf.Variable `ebpf:"unused_tcp_state"`
+	UnusedTransition   *ebpf.Variable `ebpf:"unused_transition"`
+	UnusedUnwinding    *ebpf.Variable `ebpf:"unused_unwinding"`
+	Unwinder           *ebpf.Variable `ebpf:"unwinder"`
+	WakeBytes          *ebpf.Variable `ebpf:"wake_bytes"`
+	WantedCount        *ebpf.Variable `ebpf:"wanted_count"`
+	WatchEof           *ebpf.Variable `ebpf:"watch_eof"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

@@ -110,14 +110,3 @@ func ReadClock(wall func() time.Time) event.Clock {
 	}
 	return best
 }
-
-// only copies spec with the named programs and all maps.
-func only(spec *ebpf.CollectionSpec, programs ...string) *ebpf.CollectionSpec {
-	c := spec.Copy()
-	keep := make(map[string]*ebpf.ProgramSpec, len(programs))
-	for _, name := range programs {
-		keep[name] = c.Programs[name]
-	}
-	c.Programs = keep
-	return c
-}

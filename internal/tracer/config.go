@@ -87,11 +87,12 @@ func (c *Config) wakeBytes(ring int) uint64 {
 // apply writes what the verifier and the maps need before loading.
 func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
 	ring, overflow := c.ringBytes()
-	spec.Maps["ring"].MaxEntries = uint32(ring)
-	spec.Maps["overflow"].MaxEntries = uint32(overflow)
+	resize(spec, "ring", uint32(ring))
+	resize(spec, "overflow", uint32(overflow))
 	f := &c.Filter
 	constants := map[string]any{
-		"hz": hz,
+		"hz":          hz,
+		"live":        flag(c.Live),
 		"wake_bytes":  c.wakeBytes(ring),
 		"track_users": flag(c.Users),
 		"family_root": c.Family,
@@ -112,10 +113,13 @@ func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
 		}
 	}
 	if c.Family == 0 {
-		spec.Maps["family"].MaxEntries = 1
+		resize(spec, "family", 1)
+	}
+	if !c.SyscallAccept {
+		resize(spec, "accepted", 1)
 	}
 	if !c.wantsTimeWait() {
-		spec.Maps["orphans"].MaxEntries = 1
+		resize(spec, "orphans", 1)
 	}
 	if len(f.Pids) > maxPids {
 		return fmt.Errorf("filter: %d pids, at most %d", len(f.Pids), maxPids)
@@ -123,9 +127,19 @@ func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
 	return nil
 }
 
+// resize changes a map, if the programs chosen have it.
+func resize(spec *ebpf.CollectionSpec, name string, entries uint32) {
+	if m := spec.Maps[name]; m != nil {
+		m.MaxEntries = entries
+	}
+}
+
 // fill puts the filter's sets into their maps.
 func (c *Config) fill(maps map[string]*ebpf.Map) error {
 	for name, ranges := range map[string][]event.PortRange{"lports": c.Filter.Lports, "rports": c.Filter.Rports} {
+		if len(ranges) == 0 {
+			continue
+		}
 		if err := maps[name].Put(uint32(0), portBitmap(ranges)); err != nil {
 			return fmt.Errorf("fill %s: %w", name, err)
 		}

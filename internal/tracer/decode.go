@@ -3,7 +3,6 @@ package tracer
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 	"unsafe"
 
@@ -16,13 +15,18 @@ const (
 	transitionMoreSize = int(unsafe.Offsetof(bpfTransition{}.Laddr))
 	transitionWideSize = int(unsafe.Sizeof(bpfTransition{}))
 	socketRowSize      = int(unsafe.Sizeof(bpfSocketRow{}))
+	socketMoreSize     = int(unsafe.Sizeof(bpfSocketMore{}))
 	holderRowSize      = int(unsafe.Sizeof(bpfHolderRow{}))
+	holdingRowSize     = int(unsafe.Sizeof(bpfHoldingRow{}))
+	listeningRowSize   = int(unsafe.Sizeof(bpfListeningRow{}))
 	passedRowSize      = int(unsafe.Sizeof(bpfPassedRow{}))
 
 	// enum row_kind
-	rowSocket = 1
-	rowHolder = 2
-	rowPassed = 3
+	rowSocket    = 1
+	rowHolder    = 2
+	rowPassed    = 3
+	rowHolding   = 4
+	rowListening = 5
 
 	// enum passed_flags
 	passedCut = 1 << 0
@@ -56,6 +60,7 @@ const (
 	socketPort          = 1 << 11
 	socketPortBound     = 1 << 12
 	socketStamped       = 1 << 13
+	socketMore          = 1 << 14
 )
 
 // decodeTransition fills to from one ring record. It does not keep raw and does not
@@ -136,66 +141,8 @@ func before(tr *event.Transition, flags uint16) event.Transition {
 	return first
 }
 
-// rows is where decodeRows puts what it reads.
-type rows struct {
-	sockets []event.Socket
-	holders []event.Holder
-	passed  []passed
-	// passedCut: there was more than passed.
-	passedCut bool
-	// undated are indexes of closed sockets that a listener would date.
-	undated []int
-}
-
-// decode takes as many whole rows as b holds and returns the rest.
-func (r *rows) decode(b []byte) ([]byte, error) {
-	for len(b) >= 4 {
-		kind := *(*uint32)(unsafe.Pointer(&b[0]))
-		switch kind {
-		case rowSocket:
-			if len(b) < socketRowSize {
-				return b, nil
-			}
-			r.addSocket((*bpfSocketRow)(unsafe.Pointer(&b[0])))
-			b = b[socketRowSize:]
-		case rowHolder:
-			if len(b) < holderRowSize {
-				return b, nil
-			}
-			r.holders = append(doubled(r.holders), decodeHolder((*bpfHolderRow)(unsafe.Pointer(&b[0]))))
-			b = b[holderRowSize:]
-		case rowPassed:
-			if len(b) < passedRowSize {
-				return b, nil
-			}
-			r.addPassed((*bpfPassedRow)(unsafe.Pointer(&b[0])))
-			b = b[passedRowSize:]
-		default:
-			return b, fmt.Errorf("decode snapshot: unknown row kind %d", kind)
-		}
-	}
-	return b, nil
-}
-
-// doubled makes room: append itself grows large slices by a quarter, which copies these
-// large rows five times over.
-func doubled[T any](list []T) []T {
-	if len(list) < cap(list) {
-		return list
-	}
-	return slices.Grow(list, max(256, len(list)))
-}
-
-func (r *rows) addSocket(c *bpfSocketRow) {
-	r.sockets = append(doubled(r.sockets), event.Socket{})
-	s := &r.sockets[len(r.sockets)-1]
-	decodeSocket(c, s)
-	if undated(s, c) {
-		r.undated = append(r.undated, len(r.sockets)-1)
-	}
-}
-
-func decodeSocket(c *bpfSocketRow, s *event.Socket) {
+// decodeSocket sets all of s.
+func decodeSocket(c *bpfSocketRow, more *bpfSocketMore, s *event.Socket) {
 	s.At = event.KTime(c.At)
 	s.Cookie = event.Cookie(c.Cookie)
 	s.Inode = c.Inode
@@ -208,11 +155,11 @@ func decodeSocket(c *bpfSocketRow, s *event.Socket) {
 	s.Baseline = c.Flags&socketBaseline != 0
 	s.RecvQ, s.SendQ = c.RecvQ, c.SendQ
 	s.QueuesKnown = c.Flags&socketQueues != 0
-	s.EOFSeen = c.EofAt != 0
-	s.EOFAt = event.KTime(c.EofAt)
-	s.EOFTask = event.Task{Pid: c.EofTask.Tgid, Tid: c.EofTask.Tid, Start: event.BootTime(c.EofTask.Start)}
+	s.EOFSeen = more.EofAt != 0
+	s.EOFAt = event.KTime(more.EofAt)
+	s.EOFTask = event.Task{Pid: more.EofTask.Tgid, Tid: more.EofTask.Tid, Start: event.BootTime(more.EofTask.Start)}
 	s.EOFWatched = c.Flags&socketWatched != 0
-	s.SentAfterFin = c.SentAfterFin
+	s.SentAfterFin = more.SentAfterFin
 	s.SentKnown = c.Flags&socketSent != 0
 	s.AckedAfterFin = c.Flags&socketAckedAfterFin != 0
 	s.LastSend = event.KTime(c.LastSend)
@@ -220,18 +167,18 @@ func decodeSocket(c *bpfSocketRow, s *event.Socket) {
 	s.Keepalive = c.Flags&socketKeepalive != 0
 	s.Shutdown = c.Shutdown
 	s.Subflow = c.Flags&socketSubflow != 0
-	s.Parent = event.Cookie(c.Parent)
-	s.Listener = event.Cookie(c.Listener)
+	s.Parent = event.Cookie(more.Parent)
+	s.Listener = event.Cookie(more.Listener)
 	s.Kernel = c.Flags&socketKernel != 0
 	s.Port = portChoiceOf(c.Flags)
-	s.Ends = event.KTime(c.Ends)
+	s.Ends = event.KTime(more.Ends)
 	s.Stamped = c.Flags&socketStamped != 0
 	s.SndNxt, s.RcvNxt = c.SndNxt, c.RcvNxt
 	s.SeqKnown = c.Flags&socketSeq != 0
-	s.Stacks = stacksOf(&c.Stacks)
-	s.Owner = taskOf(&c.Owner)
+	s.Stacks = stacksOf(&more.Stacks)
+	s.Owner = taskOf(&more.Owner)
 	s.Evidence = event.Evidence(c.Evidence)
-	s.User = event.Task{Pid: c.User, Start: event.BootTime(c.UserStart)}
+	s.User = event.Task{Pid: more.User, Start: event.BootTime(more.UserStart)}
 	s.UserEvidence = event.Evidence(c.UserEvidence)
 	s.Direction = event.Direction(c.Direction)
 	s.WasConnected = c.Flags&socketConnected != 0
@@ -271,23 +218,24 @@ func inferClose(s *event.Socket, c *bpfSocketRow) {
 	finReceived := c.Flags&socketFinReceived != 0
 	s.WasConnected = s.WasConnected || c.AckedBeyond > 0 || finReceived
 	if finReceived && s.Baseline && c.AckedBeyond >= 2 {
-		closedAtLastAck(s)
+		closedAtLastAck(c)
+		s.Since, s.Bound = event.KTime(c.Since), event.Bound(c.Bound)
 	}
 }
 
 // undated: one number beyond the data was our FIN if the peer connected, our SYN if
 // we did. Only a listener on the port tells.
-func undated(s *event.Socket, c *bpfSocketRow) bool {
-	return s.State == event.Close && s.Baseline && s.LastAck != 0 &&
-		c.Flags&socketFinReceived != 0 && c.AckedBeyond == 1
+func undated(c *bpfSocketRow) bool {
+	const known = socketBaseline | socketFinReceived
+	return event.State(c.State) == event.Close && c.Flags&known == known && c.LastAck != 0 && c.AckedBeyond == 1
 }
 
 // ticksLate is TICKS_LATE of bpf/snapshot.h.
 const ticksLate = 100 * time.Millisecond
 
-func closedAtLastAck(s *event.Socket) {
-	if s.LastAck != 0 {
-		s.Since, s.Bound = min(s.At, s.LastAck.Add(ticksLate)), event.AtLeast
+func closedAtLastAck(c *bpfSocketRow) {
+	if c.LastAck != 0 {
+		c.Since, c.Bound = min(c.At, c.LastAck+uint64(ticksLate)), uint8(event.AtLeast)
 	}
 }
 
@@ -300,19 +248,6 @@ func directionOf(ackedBeyond int32) event.Direction {
 		return event.Out
 	default:
 		return event.DirectionUnknown
-	}
-}
-
-func decodeHolder(c *bpfHolderRow) event.Holder {
-	return event.Holder{
-		Task:     taskOf(&c.Holder),
-		FD:       c.Fd,
-		Cookie:   event.Cookie(c.Cookie),
-		Inode:    c.Inode,
-		State:    event.State(c.State),
-		Flow:     flowOf(&c.Flow, c.Protocol),
-		QueueLen: c.QueueLen,
-		QueueMax: c.QueueMax,
 	}
 }
 

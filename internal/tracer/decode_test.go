@@ -2,6 +2,7 @@ package tracer
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"net/netip"
 	"slices"
@@ -123,7 +124,11 @@ func TestReadAllSplitsRows(t *testing.T) {
 	var stream []byte
 	for i := range 23 {
 		stream = append(stream, bytesOf(&bpfSocketRow{Kind: rowSocket, Cookie: uint64(i)})...)
+		stream = append(stream, bytesOf(&bpfSocketRow{Kind: rowSocket, Flags: socketMore, Cookie: uint64(100 + i)})...)
+		stream = append(stream, bytesOf(&bpfSocketMore{Ends: uint64(200 + i)})...)
+		stream = append(stream, bytesOf(&bpfHoldingRow{Kind: rowHolding, Task: bpfTask{Tgid: uint32(300 + i)}})...)
 		stream = append(stream, bytesOf(&bpfHolderRow{Kind: rowHolder, Cookie: uint64(i)})...)
+		stream = append(stream, bytesOf(&bpfListeningRow{Kind: rowListening, Cookie: uint64(i), QueueLen: uint32(400 + i)})...)
 		stream = append(stream, bytesOf(&bpfPassedRow{Kind: rowPassed, Inode: uint64(i + 1)})...)
 	}
 	var whole, bytewise rows
@@ -133,13 +138,29 @@ func TestReadAllSplitsRows(t *testing.T) {
 	if err := bytewise.readAll(t.Context(), iotest.OneByteReader(bytes.NewReader(stream))); err != nil {
 		t.Fatal(err)
 	}
-	if len(whole.sockets) != 23 || len(whole.holders) != 23 || len(bytewise.sockets) != 23 || len(bytewise.holders) != 23 ||
-		len(whole.passed) != 23 || len(bytewise.passed) != 23 {
-		t.Errorf("%d and %d sockets, %d and %d holders, %d and %d passed, want 23", len(whole.sockets), len(bytewise.sockets),
-			len(whole.holders), len(bytewise.holders), len(whole.passed), len(bytewise.passed))
+	for name, r := range map[string]*rows{"whole": &whole, "bytewise": &bytewise} {
+		if r.sockets.n != 46 || len(r.held) != 46 || len(r.passed) != 23 {
+			t.Fatalf("%s: %d sockets, %d descriptors, %d passed, want 46, 46 and 23", name, r.sockets.n, len(r.held), len(r.passed))
+		}
+		var plain, more event.Socket
+		r.sockets.read(44, &plain)
+		r.sockets.read(45, &more)
+		if plain.Cookie != 22 || plain.Ends != 0 || more.Cookie != 122 || more.Ends != 222 {
+			t.Errorf("%s: %+v and %+v", name, plain, more)
+		}
+		hs := r.holders()
+		if h := hs[44]; h.Pid != 322 || h.Cookie != 22 || h.Listening != nil {
+			t.Errorf("%s: %+v", name, h)
+		}
+		if h := hs[45]; h.Pid != 322 || h.State != event.Listen || h.Accepts().QueueLen != 422 {
+			t.Errorf("%s: %+v", name, h)
+		}
 	}
 	if err := new(rows).readAll(t.Context(), bytes.NewReader(stream[:len(stream)-1])); err == nil {
 		t.Error("a cut stream was taken for whole")
+	}
+	if err := new(rows).readAll(t.Context(), bytes.NewReader(bytesOf(&bpfHolderRow{Kind: rowHolder}))); !errors.Is(err, errNobodys) {
+		t.Errorf("a descriptor of no task: %v", err)
 	}
 }
 
@@ -149,7 +170,8 @@ func TestPassedOnce(t *testing.T) {
 	row := func(slot, cookie, inode uint64, pid uint32, fd int32) *bpfPassedRow {
 		return &bpfPassedRow{Kind: rowPassed, Slot: slot, Cookie: cookie, Inode: inode, Receiver: bpfTask{Tgid: pid}, Fd: fd}
 	}
-	r := rows{sockets: []event.Socket{{Inode: 7, Cookie: 11}}}
+	var r rows
+	r.sockets.add(&bpfSocketRow{Inode: 7, Cookie: 11}, nil)
 	for _, c := range []*bpfPassedRow{
 		row(1, 0, 7, 100, 9), row(1, 0, 7, 100, 5), row(1, 0, 7, 101, 3),
 		row(2, 3, 13, 100, 5), row(3, 3, 13, 100, 5),
@@ -169,7 +191,9 @@ func TestPassedOnce(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	f.Add(bytesOf(&bpfSocketRow{Kind: rowSocket}))
-	f.Add(bytesOf(&bpfHolderRow{Kind: rowHolder}))
+	f.Add(append(bytesOf(&bpfHoldingRow{Kind: rowHolding}), bytesOf(&bpfHolderRow{Kind: rowHolder})...))
+	f.Add(append(bytesOf(&bpfSocketRow{Kind: rowSocket, Flags: socketMore}), bytesOf(&bpfSocketMore{})...))
+	f.Add(append(bytesOf(&bpfHoldingRow{Kind: rowHolding}), bytesOf(&bpfListeningRow{Kind: rowListening})...))
 	f.Add(bytesOf(&bpfPassedRow{Kind: rowPassed, Inode: 1}))
 	f.Add(bytesOf(&bpfTransition{}))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -178,8 +202,8 @@ func FuzzDecode(f *testing.F) {
 		raw := unsafe.Slice((*byte)(unsafe.Pointer(&aligned[0])), len(b))
 		copy(raw, b)
 		var r rows
-		rest, err := r.decode(raw)
-		if err == nil && len(rest) > socketRowSize {
+		rest, err := r.take(raw)
+		if err == nil && len(rest) >= socketRowSize+socketMoreSize {
 			t.Errorf("%d bytes left undecoded", len(rest))
 		}
 		if len(r.passedOn()) > len(r.passed) {

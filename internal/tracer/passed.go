@@ -62,9 +62,9 @@ func (r *rows) passedOn() []event.Passed {
 // one before, and MPTCP sockets have numbers of our own.
 func (r *rows) namePassed() {
 	cookies := map[uint64]event.Cookie{}
-	for i := range r.sockets {
-		if s := &r.sockets[i]; s.Inode != 0 {
-			cookies[s.Inode] = s.Cookie
+	for i := range r.sockets.n {
+		if row := r.sockets.at(i); row.Inode != 0 {
+			cookies[row.Inode] = event.Cookie(row.Cookie)
 		}
 	}
 	for i := range r.passed {

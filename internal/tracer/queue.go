@@ -7,7 +7,7 @@ import (
 )
 
 // ownID is OWN_ID of bpf/record.h.
-const ownID = event.Cookie(1) << 52
+const ownID = 1 << 52
 
 // forgetQueued empties the map of children and their listeners: an address is used again.
 func (t *Tracer) forgetQueued() error {
@@ -40,24 +40,24 @@ func (t *Tracer) forgetQueued() error {
 // listener, whose queue belongs to the TCP socket behind it.
 func (r *rows) nameListeners() {
 	var cookies map[uint64]event.Cookie
-	for i := range r.sockets {
-		s := &r.sockets[i]
-		if s.Listener < ownID {
+	for i := range r.sockets.more {
+		more := &r.sockets.more[i]
+		if more.Listener < ownID {
 			continue
 		}
 		if cookies == nil {
 			cookies = r.listeners()
 		}
-		s.Listener = cookies[uint64(s.Listener&^ownID)]
+		more.Listener = uint64(cookies[more.Listener&^ownID])
 	}
 }
 
 // listeners are the cookies of all listening sockets that somebody holds, by inode.
 func (r *rows) listeners() map[uint64]event.Cookie {
 	cookies := map[uint64]event.Cookie{}
-	for i := range r.holders {
-		if h := &r.holders[i]; h.State == event.Listen {
-			cookies[h.Inode] = h.Cookie
+	for i := range r.held {
+		if h := &r.held[i]; h.listening != 0 {
+			cookies[r.listening[h.listening-1].Inode] = h.cookie
 		}
 	}
 	return cookies

@@ -84,7 +84,7 @@ func listeners(t *testing.T, tr *Tracer, list ...net.Listener) map[uint16]int {
 	for i, l := range list {
 		inode := inodeOf(t, l)
 		for _, h := range snap.Holders {
-			if h.Inode == inode && h.Pid == uint32(os.Getpid()) {
+			if h.Accepts().Inode == inode && h.Pid == uint32(os.Getpid()) {
 				cookies[h.Cookie] = i
 			}
 		}

@@ -1,13 +1,13 @@
 package tracer
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"iter"
 	"slices"
+	"sync"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/netns"
@@ -25,13 +25,67 @@ type SnapshotOptions struct {
 // readBuffer holds several of the 32 KiB pieces the kernel hands out at a time.
 const readBuffer = 256 << 10
 
-// Snapshot reads the sockets of every network namespace that can be entered, by the
+// Look is a snapshot whose sockets are decoded when they are asked for; Sockets is nil.
+type Look struct {
+	event.Snapshot
+	sockets socketRows
+}
+
+// Len is the number of sockets.
+func (l *Look) Len() int { return l.sockets.n }
+
+// Socket reads socket number i.
+func (l *Look) Socket(i int, to *event.Socket) { l.sockets.read(i, to) }
+
+// All goes through the sockets; each is valid until the next.
+func (l *Look) All() iter.Seq[*event.Socket] {
+	var s event.Socket
+	return func(yield func(*event.Socket) bool) {
+		for i := range l.Len() {
+			if l.Socket(i, &s); !yield(&s) {
+				return
+			}
+		}
+	}
+}
+
+// Snapshot is Look with the sockets decoded.
+func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Snapshot, error) {
+	l, err := t.Look(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	l.Sockets = make([]event.Socket, l.Len())
+	for i := range l.Sockets {
+		l.Socket(i, &l.Sockets[i])
+	}
+	l.sockets = socketRows{}
+	return &l.Snapshot, nil
+}
+
+// Look reads the sockets of every network namespace that can be entered, by the
 // kernel's own tables. A live tracer gives each a record on the way, if it has none.
 // It is safe to call while Run is in another goroutine.
-func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Snapshot, error) {
+func (t *Tracer) Look(ctx context.Context, opts SnapshotOptions) (*Look, error) {
 	if opts.States == 0 {
 		opts.States = event.AllStates
 	}
+	l := &Look{}
+	all, err := t.look(ctx, opts, &l.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	l.To = Now()
+	l.sockets = all.sockets
+	if opts.Holders {
+		l.Holders = all.holders()
+	}
+	l.Passed, l.PassedCut = all.passedOn(), all.passedCut
+	return l, nil
+}
+
+// look with no states gives no sockets, but records to all of them, and all holders.
+func (t *Tracer) look(ctx context.Context, opts SnapshotOptions, snap *event.Snapshot) (*rows, error) {
 	t.snapshotMu.Lock()
 	defer t.snapshotMu.Unlock()
 	if t.closed {
@@ -46,29 +100,42 @@ func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Sna
 			return nil, err
 		}
 	}
-	snap := &event.Snapshot{From: Now(), ReadNetns: map[uint32]bool{}, UnreadNetns: map[uint32]string{}}
-	var all rows
-	if err := errors.Join(t.readSockets(ctx, &all, snap), t.forgetQueued()); err != nil {
+	snap.From, snap.ReadNetns, snap.UnreadNetns = Now(), map[uint32]bool{}, map[uint32]string{}
+	all := &rows{}
+	if err := t.readPasses(ctx, opts.Holders, all, snap); err != nil {
 		return nil, err
-	}
-	if opts.Holders {
-		if err := t.readHolders(ctx, &all, snap); err != nil {
-			return nil, err
-		}
 	}
 	if err := t.maps.Variables["snapshot_met"].Get(&snap.Met); err != nil {
 		return nil, fmt.Errorf("read snapshot_met: %w", err)
 	}
 	if opts.Holders {
-		if err := t.lookAgain(ctx, &all, snap); err != nil {
+		if err := t.lookAgain(ctx, all, snap); err != nil {
 			return nil, err
 		}
 	}
 	all.nameListeners()
-	snap.To = Now()
-	snap.Sockets, snap.Holders = all.sockets, all.holders
-	snap.Passed, snap.PassedCut = all.passedOn(), all.passedCut
-	return snap, nil
+	return all, nil
+}
+
+// readPasses reads sockets, and descriptors if they are wanted. Who only looks reads both at
+// once: neither pass changes what the other sees, and lookAgain settles what came between.
+func (t *Tracer) readPasses(ctx context.Context, holders bool, all *rows, snap *event.Snapshot) error {
+	var files rows
+	var failed error
+	readFiles := func() { failed = t.readIter(ctx, factHolders, &files) }
+	var wg sync.WaitGroup
+	if holders && !t.cfg.Live {
+		wg.Go(readFiles)
+	}
+	err := errors.Join(t.readSockets(ctx, all, snap), t.forgetQueued())
+	wg.Wait()
+	if holders && t.cfg.Live && err == nil {
+		readFiles()
+	}
+	if err = errors.Join(err, failed); err != nil || !holders {
+		return err
+	}
+	return t.joinHolders(ctx, all, &files, snap)
 }
 
 // Users returns the processes that held sockets when the watching began.
@@ -76,14 +143,14 @@ func (t *Tracer) Users() map[uint32]bool { return t.users }
 
 // importBaseline gives every socket that is there a record.
 func (t *Tracer) importBaseline() error {
-	snap, err := t.Snapshot(context.Background(), SnapshotOptions{Holders: true})
+	all, err := t.look(context.Background(), SnapshotOptions{Holders: true}, &event.Snapshot{})
 	if err != nil {
 		return fmt.Errorf("import the sockets that are there: %w", err)
 	}
 	t.users = map[uint32]bool{}
-	for i := range snap.Holders {
-		if h := &snap.Holders[i]; t.wantsNetns(h.Flow.Netns) {
-			t.users[h.Pid] = true
+	for s := range all.spots {
+		if t.wantsNetns(s.netns) {
+			t.users[all.tasks[s.task].Pid] = true
 		}
 	}
 	return nil
@@ -122,15 +189,15 @@ func (t *Tracer) wantsNetns(inode uint32) bool {
 	return len(want) == 0 || slices.Contains(want, inode)
 }
 
-// readHolders adds the descriptors, and the sockets only they lead to.
-func (t *Tracer) readHolders(ctx context.Context, all *rows, snap *event.Snapshot) error {
-	listed := len(all.sockets)
-	if err := t.readIter(ctx, factHolders, all); err != nil {
-		return err
-	}
+// joinHolders adds the descriptors, and the sockets only they lead to.
+func (t *Tracer) joinHolders(ctx context.Context, all, files *rows, snap *event.Snapshot) error {
+	listed := all.sockets.n
+	all.addSockets(files, func(*bpfSocketRow) bool { return true })
+	all.tasks, all.held, all.listening, all.spots = files.tasks, files.held, files.listening, files.spots
+	all.passed, all.passedCut = files.passed, files.passedCut
 	snap.HoldersKnown = true
-	for i := range all.holders {
-		n := all.holders[i].Flow.Netns
+	for s := range all.spots {
+		n := s.netns
 		if !snap.ReadNetns[n] && snap.UnreadNetns[n] == "" && t.wantsNetns(n) {
 			snap.UnreadNetns[n] = "no process lives in it and no name leads to it; only sockets that a process holds were read"
 		}
@@ -140,7 +207,6 @@ func (t *Tracer) readHolders(ctx context.Context, all *rows, snap *event.Snapsho
 			return err
 		}
 	}
-	// Before rows move: undated are indexes.
 	all.dateClosed()
 	all.sortHolders()
 	all.dedupe(listed)
@@ -157,41 +223,19 @@ func (t *Tracer) readHeld(ctx context.Context, all *rows, snap *event.Snapshot) 
 	if err := errors.Join(t.readIter(ctx, factHolders, &held), t.set("snapshot_held", flag(false))); err != nil {
 		return err
 	}
-	for i := range held.sockets {
-		if !snap.ReadNetns[held.sockets[i].Flow.Netns] {
-			all.sockets = append(all.sockets, held.sockets[i])
-		}
-	}
+	all.addSockets(&held, func(row *bpfSocketRow) bool { return !snap.ReadNetns[row.Flow.Netns] })
 	return nil
-}
-
-// dedupe keeps the first of several rows of one socket among those after the listed.
-func (r *rows) dedupe(listed int) {
-	known := map[event.Cookie]bool{}
-	for i := range r.sockets[:listed] {
-		if s := &r.sockets[i]; unlisted(s) {
-			known[s.Cookie] = true
-		}
-	}
-	kept := r.sockets[:listed]
-	for i := listed; i < len(r.sockets); i++ {
-		if s := r.sockets[i]; !known[s.Cookie] {
-			known[s.Cookie] = true
-			kept = append(kept, s)
-		}
-	}
-	r.sockets = kept
-}
-
-// unlisted sockets stand in no table of a namespace.
-func unlisted(s *event.Socket) bool {
-	return s.State == event.Close || s.State == event.BoundInactive || s.Flow.Protocol == event.MPTCP
 }
 
 func (t *Tracer) readIter(ctx context.Context, fact string, all *rows) error {
 	iter := t.iters[fact]
 	if iter == nil {
 		return fmt.Errorf("snapshot: no iterator for %s", fact)
+	}
+	if fact == factHolders {
+		if err := t.set("snapshot_task", uint64(0)); err != nil {
+			return err
+		}
 	}
 	r, err := iter.Open()
 	if err != nil {
@@ -202,57 +246,4 @@ func (t *Tracer) readIter(ctx context.Context, fact string, all *rows) error {
 		return fmt.Errorf("iterator of %s: %w", fact, err)
 	}
 	return nil
-}
-
-// readAll decodes until EOF. A row may be split between two reads.
-func (r *rows) readAll(ctx context.Context, from io.Reader) error {
-	buf := make([]byte, readBuffer)
-	var have int
-	for ctx.Err() == nil {
-		n, err := from.Read(buf[have:])
-		rest, bad := r.decode(buf[:have+n])
-		if bad != nil {
-			return bad
-		}
-		have = copy(buf, rest)
-		switch {
-		case errors.Is(err, io.EOF) && have == 0:
-			return nil
-		case errors.Is(err, io.EOF):
-			return fmt.Errorf("%d bytes left over: %w", have, io.ErrUnexpectedEOF)
-		case err != nil:
-			return err
-		}
-	}
-	return ctx.Err()
-}
-
-func (r *rows) sortHolders() {
-	slices.SortFunc(r.holders, func(a, b event.Holder) int {
-		return cmp.Or(cmp.Compare(a.Cookie, b.Cookie), cmp.Compare(a.Pid, b.Pid), cmp.Compare(a.FD, b.FD))
-	})
-}
-
-// dateClosed dates the closed sockets that only a listener on their port can.
-func (r *rows) dateClosed() {
-	if len(r.undated) == 0 {
-		return
-	}
-	type port struct {
-		netns uint32
-		port  uint16
-	}
-	listening := map[port]bool{}
-	for i := range r.holders {
-		if h := &r.holders[i]; h.State == event.Listen {
-			listening[port{h.Flow.Netns, h.Flow.Local.Port()}] = true
-		}
-	}
-	for _, i := range r.undated {
-		s := &r.sockets[i]
-		if listening[port{s.Flow.Netns, s.Flow.Local.Port()}] {
-			s.Direction = event.In
-			closedAtLastAck(s)
-		}
-	}
 }

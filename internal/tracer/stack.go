@@ -159,7 +159,7 @@ var stackMaps = []string{"walks", "memos", "rules", "runtimes", "budgets", "seen
 func (c *StackConfig) apply(spec *ebpf.CollectionSpec, u Unwinder) error {
 	if u == UnwindNone {
 		for _, name := range stackMaps {
-			spec.Maps[name].MaxEntries = 1
+			resize(spec, name, 1)
 		}
 	}
 	perSecond := c.PerSecond

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -70,14 +71,16 @@ func Open(cfg Config) (_ *Tracer, err error) {
 			err = errors.Join(err, t.Close())
 		}
 	}()
-	kernel := btf.NewCache()
+	spec, kernel, err := read()
+	if err != nil {
+		return nil, err
+	}
 	types, err := kernel.Kernel()
 	if err != nil {
 		return nil, &CannotRunError{Cause: "cannot read the kernel's BTF", Cure: cureBTF, Err: err}
 	}
 	t.chooseUnwinder(types)
-	spec, err := t.load(types)
-	if err != nil {
+	if spec, err = t.load(spec, types); err != nil {
 		return nil, err
 	}
 	if err := t.attachAll(&loader{spec: spec, kernel: kernel, types: types}); err != nil {
@@ -109,23 +112,51 @@ func (t *Tracer) chooseUnwinder(types *btf.Spec) {
 	}
 }
 
-// load makes the maps every program shares.
-func (t *Tracer) load(types *btf.Spec) (*ebpf.CollectionSpec, error) {
+// read reads the embedded programs and the kernel's types, which take as long, side by side.
+// That the types cannot be read is told by who asks the cache for them.
+func read() (*ebpf.CollectionSpec, *btf.Cache, error) {
+	kernel := btf.NewCache()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = kernel.Kernel()
+	}()
 	spec, err := loadBpf()
+	<-done
 	if err != nil {
-		return nil, fmt.Errorf("read embedded programs: %w", err)
+		return nil, nil, fmt.Errorf("read embedded programs: %w", err)
 	}
+	return spec, kernel, nil
+}
+
+// load makes the maps that the programs wanted share, and returns what of spec they need.
+func (t *Tracer) load(spec *ebpf.CollectionSpec, types *btf.Spec) (*ebpf.CollectionSpec, error) {
 	hz, err := readTickRate(spec)
 	if err != nil {
 		return nil, cannotLoad(err)
 	}
-	if err := errors.Join(t.cfg.apply(spec, hz), setMayNest(spec, types)); err != nil {
+	if err := setMayNest(spec, types); err != nil {
+		return nil, err
+	}
+	whole := spec.Maps
+	spec = only(spec, t.wanted()...)
+	if t.cfg.Stacks.Sink != nil {
+		// Who works on stacks gives the kernel side tables, whether anything uses them or not.
+		for name, m := range whole {
+			if spec.Maps[name] == nil {
+				spec.Maps[name] = m
+			}
+		}
+	}
+	if err := t.cfg.apply(spec, hz); err != nil {
 		return nil, err
 	}
 	if err := t.cfg.Stacks.apply(spec, t.unwinder); err != nil {
 		return nil, err
 	}
-	t.maps, err = ebpf.NewCollection(only(spec))
+	t.maps, err = ebpf.NewCollection(&ebpf.CollectionSpec{
+		Maps: spec.Maps, Variables: spec.Variables, Types: spec.Types, ByteOrder: spec.ByteOrder,
+	})
 	if err != nil {
 		return nil, cannotLoad(err)
 	}
@@ -141,6 +172,41 @@ func setMayNest(spec *ebpf.CollectionSpec, types *btf.Spec) error {
 		return fmt.Errorf("set may_nest: %w", err)
 	}
 	return nil
+}
+
+// wanted are the names of the programs that may be attached.
+func (t *Tracer) wanted() []string {
+	var names []string
+	for i := range table {
+		if table[i].wanted(&t.cfg) {
+			names = append(names, table[i].program)
+		}
+	}
+	return names
+}
+
+// only copies what the programs named need of spec.
+func only(spec *ebpf.CollectionSpec, programs ...string) *ebpf.CollectionSpec {
+	some := &ebpf.CollectionSpec{
+		Maps: map[string]*ebpf.MapSpec{}, Programs: map[string]*ebpf.ProgramSpec{},
+		Variables: spec.Variables, Types: spec.Types, ByteOrder: spec.ByteOrder,
+	}
+	for name, m := range spec.Maps {
+		// Variables are set whether the programs named have them or not.
+		if strings.HasPrefix(name, ".") {
+			some.Maps[name] = m
+		}
+	}
+	for _, name := range programs {
+		some.Programs[name] = spec.Programs[name]
+		for i := range spec.Programs[name].Instructions {
+			ins := &spec.Programs[name].Instructions[i]
+			if m := spec.Maps[ins.Reference()]; m != nil && ins.IsLoadFromMap() {
+				some.Maps[ins.Reference()] = m
+			}
+		}
+	}
+	return some.Copy()
 }
 
 // attachAll goes through the hook table: the first way that works gives the fact.
@@ -200,8 +266,13 @@ func (t *Tracer) attach(l *loader, h *hook) error {
 	if err := h.suits(l.types); err != nil {
 		return err
 	}
-	coll, err := ebpf.NewCollectionWithOptions(only(l.spec, h.program), ebpf.CollectionOptions{
-		MapReplacements: t.maps.Maps,
+	spec := only(l.spec, h.program)
+	shared := make(map[string]*ebpf.Map, len(spec.Maps))
+	for name := range spec.Maps {
+		shared[name] = t.maps.Maps[name]
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		MapReplacements: shared,
 		// Decoding the kernel's BTF takes longer than everything else here: once is enough.
 		Cache: l.kernel,
 	})

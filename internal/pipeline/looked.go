@@ -1,0 +1,145 @@
+package pipeline
+
+import (
+	"time"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/owner"
+	"github.com/tcpwaitd/tcpwaitd/internal/record"
+)
+
+// looked are the cases of one look, each made when it is asked for: kept, a million of them
+// would take a gigabyte.
+type looked struct {
+	sockets   sockets
+	snap      *event.Snapshot
+	index     *owner.Index
+	explainer *diagnosis.Explainer
+	// fixed are the slots of io_urings, by inode.
+	fixed  map[uint64][]event.Holder
+	chosen []chosenRow
+	// made is the case that At gave last.
+	made diagnosis.Case
+}
+
+var _ diagnosis.Cases = (*looked)(nil)
+
+// chosenRow is a socket by its number, and its dwell, -1 unknown.
+type chosenRow struct {
+	dwell time.Duration
+	row   uint32
+}
+
+// sockets are decoded or not.
+type sockets interface {
+	Len() int
+	Socket(i int, to *event.Socket)
+}
+
+type socketList []event.Socket
+
+func (l socketList) Len() int                       { return len(l) }
+func (l socketList) Socket(i int, to *event.Socket) { *to = l[i] }
+
+func newLooked(from sockets, snap *event.Snapshot, threshold time.Duration) *looked {
+	return &looked{
+		sockets: from, snap: snap, index: owner.NewSnapshotIndex(snap),
+		explainer: diagnosis.NewExplainer(threshold),
+	}
+}
+
+func (l *looked) Len() int { return len(l.chosen) }
+
+func (l *looked) At(i int) *diagnosis.Case {
+	c := l.read(int(l.chosen[i].row))
+	l.join(c)
+	return c
+}
+
+func (l *looked) Dwell(i int) (time.Duration, bool) {
+	d := l.chosen[i].dwell
+	return max(0, d), d >= 0
+}
+
+func (l *looked) read(row int) *diagnosis.Case {
+	l.made = diagnosis.Case{HoldersKnown: l.snap.HoldersKnown}
+	l.sockets.Socket(row, &l.made.Socket)
+	return &l.made
+}
+
+func (l *looked) join(c *diagnosis.Case) {
+	l.index.Join(c)
+	l.explainer.Explain(c)
+	if c.Cause == diagnosis.InFlight && l.fixed[c.Inode] != nil {
+		c.Fixed = l.fixed[c.Inode]
+		l.explainer.Explain(c)
+	}
+}
+
+// choose applies the filter and looks the facts up, if possible in one pass.
+func (l *looked) choose(e *Engine, q *Query, clock event.Clock) record.Facts {
+	var facts record.Facts
+	early := q.Filter.NeedsProcesses() || q.Filter.NeedsCgroups()
+	if early {
+		l.findLost(e, q)
+		facts = e.facts(l, clock, false)
+		e.names.warn(q.Filter)
+		facts.Peers = q.peers
+		l.pass(q, func(c *diagnosis.Case) bool { return q.Filter.MatchCase(c, &facts) })
+		return facts
+	}
+	x, lost := l.choosePass(e, q, clock)
+	if len(lost.inodes) > 0 {
+		l.fixed = e.fixedFiles(lost)
+		x, _ = l.choosePass(e, q, clock)
+	}
+	facts = x.done()
+	facts.Peers = q.peers
+	return facts
+}
+
+func (l *looked) choosePass(e *Engine, q *Query, clock event.Clock) (*factFinder, *lostSockets) {
+	x, lost := e.findFacts(clock, false), &lostSockets{}
+	l.pass(q, func(c *diagnosis.Case) bool {
+		lost.add(c)
+		if !q.Filter.MatchCase(c, &x.facts) {
+			return false
+		}
+		x.add(c)
+		return true
+	})
+	return x, lost
+}
+
+// findLost chooses all sockets there are, and looks where those are that nobody holds.
+func (l *looked) findLost(e *Engine, q *Query) {
+	lost := &lostSockets{}
+	l.pass(q, func(c *diagnosis.Case) bool {
+		lost.add(c)
+		return true
+	})
+	l.fixed = e.fixedFiles(lost)
+}
+
+// pass chooses the sockets that the filter of sockets and f let through. The subflows of an
+// MPTCP socket are shown as that socket, and a closed socket that never had a connection is
+// nobody's concern.
+func (l *looked) pass(q *Query, f func(*diagnosis.Case) bool) {
+	l.chosen = l.chosen[:0]
+	for row := range l.sockets.Len() {
+		c := l.read(row)
+		if c.Subflow || !q.Filter.MatchSocket(&c.Socket) {
+			continue
+		}
+		l.join(c)
+		if c.State == event.Close && c.Cause != diagnosis.ZombieFD || !f(c) {
+			continue
+		}
+		dwell := time.Duration(-1)
+		if c.Bound != event.BoundUnknown {
+			dwell = c.Dwell()
+		}
+		l.chosen = append(l.chosen, chosenRow{dwell, uint32(row)})
+	}
+}
