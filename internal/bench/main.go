@@ -1,0 +1,123 @@
+// Bench measures what tcpwaitd costs beside the tools people use now and beside the least that
+// any tool must cost, all in one run.
+//
+// It makes its own load on loopback, in network namespaces of its own, and leaves nothing
+// behind. A target that falls short is a result, no failure.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// limit ends the whole run: what is not measured by then is said to be so.
+const limit = 19 * time.Minute
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == childArg {
+		if err := runChild(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench child:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// part is one thing that is measured, and the keys of its values.
+type part struct {
+	name string
+	keys []string
+	run  func(*stage, context.Context) error
+}
+
+func parts() []part {
+	return []part{
+		{"cost", []string{"cost/", "read/"}, (*stage).cost},
+		{"rate", []string{"rate/", "ratio/", "user/", "cpu/", "lost/"}, (*stage).rate},
+	}
+}
+
+// options are the flags.
+type options struct {
+	parts []part
+	quick bool
+	write bool
+	agent string
+}
+
+func parse(args []string) (o options, err error) {
+	var names []string
+	for _, p := range parts() {
+		names = append(names, p.name)
+	}
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	chosen := fs.String("run", "", "parts to run, of "+strings.Join(names, ",")+" (default all)")
+	fs.BoolVar(&o.quick, "quick", false, "little of everything: to see that it works, not to measure")
+	fs.BoolVar(&o.write, "write", false, "write the results into docs/performance.md")
+	fs.StringVar(&o.agent, "agent", "", "the tcpwaitd to measure (default: built from this module)")
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	o.parts = parts()
+	if *chosen != "" {
+		wanted := strings.Split(*chosen, ",")
+		for _, name := range wanted {
+			if !slices.Contains(names, name) {
+				return o, fmt.Errorf("no part %q: want some of %s", name, strings.Join(names, ","))
+			}
+		}
+		o.parts = slices.DeleteFunc(o.parts, func(p part) bool { return !slices.Contains(wanted, p.name) })
+	}
+	if o.write && (o.quick || *chosen != "") {
+		return o, errors.New("-write wants a whole run, without -quick and -run")
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, args []string, out io.Writer) (err error) {
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("not root: run it with sudo")
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	r := newReport(out)
+	r.machine = describeMachine()
+	fmt.Fprintln(out, r.machine)
+	s, err := newStage(ctx, o.agent, o.quick, r)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	for _, p := range o.parts {
+		began := time.Now()
+		if err := p.run(s, ctx); err != nil {
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return context.Canceled
+			}
+			for _, prefix := range p.keys {
+				r.fail(prefix, fmt.Errorf("%s: %w", p.name, err))
+			}
+		}
+		fmt.Fprintf(out, "%s took %v\n", p.name, time.Since(began).Round(time.Second))
+	}
+	return nil
+}
