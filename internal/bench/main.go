@@ -49,6 +49,11 @@ func parts() []part {
 	return []part{
 		{"cost", []string{"cost/", "read/"}, (*stage).cost},
 		{"rate", []string{"rate/", "ratio/", "user/", "cpu/", "lost/"}, (*stage).rate},
+		{"held", []string{"wall/", "passes/", "memory/", "verdict/", "growth/"}, (*stage).held},
+		{"few", []string{"few/"}, (*stage).few},
+		{"fin", []string{"fin/"}, (*stage).fins},
+		{"rest", []string{"rest/"}, (*stage).rest},
+		{"go", []string{"go/"}, (*stage).goBenchmarks},
 	}
 }
 

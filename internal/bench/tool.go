@@ -89,7 +89,6 @@ func (s *stage) tools() []tool {
 		agent(toolDiagnose, "diagnose", "--stacks", "off", "--for", watch),
 		agent(toolStacks, "diagnose", "--for", watch),
 	}
-	all[2].wanted = ofLoad
 	all[3].wanted = reportedOfLoad
 	return append(all, s.peers()...)
 }
@@ -148,7 +147,8 @@ func reportedOfLoad(line []byte) bool {
 	return bytes.Contains(line, []byte(`"kind":"transition"`)) && !bytes.Contains(line, []byte(`"inferred":true`)) && ofLoad(line)
 }
 
-// attached is a tool at work.
+// attached is a tool at work. out and err are files that end with it; out is nil where its
+// output goes elsewhere.
 type attached struct {
 	tool
 	*process
@@ -156,14 +156,28 @@ type attached struct {
 	out, err *os.File
 }
 
-// attach starts a tool and returns when it watches and has nothing else to do any more. It
-// returns nil for the tool nothing.
-func (s *stage) attach(ctx context.Context, t tool) (a *attached, err error) {
+// attach starts a tool that writes to a file, and returns when it watches and has nothing else
+// to do any more. It returns nil for the tool nothing.
+func (s *stage) attach(ctx context.Context, t tool) (*attached, error) {
+	if t.argv == nil && t.missing == nil {
+		return nil, nil
+	}
+	out, err := os.CreateTemp(s.dir, "out")
+	if err != nil {
+		return nil, fmt.Errorf("attach %s: %w", t.name, err)
+	}
+	a, err := s.attachTo(ctx, t, out)
+	if err != nil {
+		return nil, errors.Join(err, out.Close(), os.Remove(out.Name()))
+	}
+	a.out = out
+	return a, nil
+}
+
+// attachTo is the same with another place for the output.
+func (s *stage) attachTo(ctx context.Context, t tool, out *os.File) (a *attached, err error) {
 	if t.missing != nil {
 		return nil, t.missing
-	}
-	if t.argv == nil {
-		return nil, nil
 	}
 	a = &attached{tool: t, stage: s}
 	defer func() {
@@ -171,13 +185,10 @@ func (s *stage) attach(ctx context.Context, t tool) (a *attached, err error) {
 			err = errors.Join(fmt.Errorf("attach %s: %w", t.name, err), a.detach())
 		}
 	}()
-	if a.out, err = os.CreateTemp(s.dir, "out"); err != nil {
-		return a, err
-	}
 	if a.err, err = os.CreateTemp(s.dir, "err"); err != nil {
 		return a, err
 	}
-	if a.process, err = s.start(command{argv: t.argv, stdout: a.out, stderr: a.err}); err != nil {
+	if a.process, err = s.start(command{argv: t.argv, stdout: out, stderr: a.err}); err != nil {
 		return a, err
 	}
 	if err := a.waitReady(ctx); err != nil {
