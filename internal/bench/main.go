@@ -124,5 +124,10 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		}
 		fmt.Fprintf(out, "%s took %v\n", p.name, time.Since(began).Round(time.Second))
 	}
+	r.add(r.reactTable())
+	r.add(r.targetTable())
+	if o.write {
+		return r.write(ctx, s.sizes())
+	}
 	return nil
 }

@@ -259,3 +259,31 @@ func transitionsOf(pid int) (uint64, error) {
 	}
 	return most, err
 }
+
+// reactTable has what few, fins and rest measured.
+func (r *report) reactTable() *table {
+	t := &table{name: "react", head: []string{"what", "median", "worst"}}
+	add := func(what, median, worst string, unit string) {
+		cell := func(key string) string {
+			if v, ok := r.values[key]; ok {
+				return number(v) + unit
+			}
+			return notMeasured + ": " + r.why(key)
+		}
+		row := []string{what, cell(median), ""}
+		if worst != "" {
+			row[2] = cell(worst)
+		}
+		t.rows = append(t.rows, row)
+	}
+	add("`list` from nothing, "+number(valueOr(r.values, "few/sockets"))+" sockets, "+number(perCause)+" of each cause", "few/median", "few/worst", " ms")
+	add("FIN to the line of `tail -o json`", "fin/median", "fin/worst", " ms")
+	for _, name := range []string{toolTailJSON, toolDiagnose, toolStacks} {
+		what := "CPU of `" + name + "` at rest"
+		if seen, ok := r.values["seen/"+name]; ok {
+			what += " (the host made " + number(seen) + " transitions a second)"
+		}
+		add(what, "rest/"+name, "", " % of a core")
+	}
+	return t
+}
