@@ -33,7 +33,7 @@ func (s *stage) cost(ctx context.Context) error {
 	var all []costed
 	transitions := map[string][]float64{}
 	readTimes := map[string][]float64{}
-	for range rounds {
+	for range s.rounds(rounds) {
 		for _, t := range s.tools() {
 			if t.argv == nil && t.missing == nil || t.name == toolTail {
 				continue
@@ -46,6 +46,7 @@ func (s *stage) cost(ctx context.Context) error {
 				s.report.fail("cost/"+t.name, err)
 				continue
 			}
+			s.report.say("%s: %s ns a transition", t.name, number(perTransition(found, t)))
 			all = append(all, found...)
 			transitions[t.name] = append(transitions[t.name], perTransition(found, t))
 		}
@@ -58,6 +59,7 @@ func (s *stage) cost(ctx context.Context) error {
 				if c.isRead() {
 					c.tool += ", reads of a connection that lives"
 					all = append(all, c)
+					s.report.say("%s: %s ns a read", t.name, number(c.perRun))
 					readTimes[t.name] = append(readTimes[t.name], c.perRun)
 				}
 			}

@@ -172,7 +172,7 @@ func (s *stage) verdict(ctx context.Context, n int) error {
 		rounds = 1
 	}
 	var times []float64
-	for range rounds {
+	for range s.rounds(rounds) {
 		took, err := s.verdictOnce(ctx)
 		if err != nil {
 			return fmt.Errorf("first verdict: %w", err)

@@ -167,7 +167,7 @@ func (s *stage) listPatience(n int) (patience time.Duration, rounds int) {
 func (s *stage) list(ctx context.Context, c *crowd) error {
 	patience, rounds := s.listPatience(c.n)
 	all := map[string][]listed{}
-	for round := range rounds {
+	for round := range s.rounds(rounds) {
 		for _, l := range s.listers() {
 			key := listKey(l.name, c.n)
 			if s.report.missing[key] != "" || (l.peer && round >= 2 && c.n >= 100_000) {
@@ -189,6 +189,7 @@ func (s *stage) list(ctx context.Context, c *crowd) error {
 				}
 				continue
 			}
+			s.report.say("%s: %v with %s sockets", l.name, r.wall.Round(time.Millisecond), thousands(float64(c.n)))
 			all[key] = append(all[key], r)
 		}
 	}

@@ -62,7 +62,10 @@ type options struct {
 	parts []part
 	quick bool
 	write bool
+	// agent is the tcpwaitd to measure, "" one built for it.
 	agent string
+	// most rounds are made, 0 as many as each part wants.
+	most int
 }
 
 func parse(args []string) (o options, err error) {
@@ -74,6 +77,7 @@ func parse(args []string) (o options, err error) {
 	chosen := fs.String("run", "", "parts to run, of "+strings.Join(names, ",")+" (default all)")
 	fs.BoolVar(&o.quick, "quick", false, "little of everything: to see that it works, not to measure")
 	fs.BoolVar(&o.write, "write", false, "write the results into docs/performance.md")
+	fs.IntVar(&o.most, "rounds", 0, "measure each at most so often (default: as often as it needs)")
 	fs.StringVar(&o.agent, "agent", "", "the tcpwaitd to measure (default: built from this module)")
 	if err := fs.Parse(args); err != nil {
 		return o, err
@@ -88,8 +92,8 @@ func parse(args []string) (o options, err error) {
 		}
 		o.parts = slices.DeleteFunc(o.parts, func(p part) bool { return !slices.Contains(wanted, p.name) })
 	}
-	if o.write && (o.quick || *chosen != "") {
-		return o, errors.New("-write wants a whole run, without -quick and -run")
+	if o.write && (o.quick || *chosen != "" || o.most > 0) {
+		return o, errors.New("-write wants a whole run, without -quick, -run and -rounds")
 	}
 	return o, nil
 }
@@ -107,7 +111,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	r := newReport(out)
 	r.machine = describeMachine()
 	fmt.Fprintln(out, r.machine)
-	s, err := newStage(ctx, o.agent, o.quick, r)
+	s, err := newStage(ctx, o, r)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 )
 
 // rated is one run of churn with one tool attached.
@@ -34,19 +35,29 @@ func (s *stage) rateLoad(t tool) (connections, rounds int) {
 	}
 }
 
+// rateBudget is the time after which no more rounds begin.
+const rateBudget = 6 * time.Minute
+
 // rate measures how many short connections a second the host makes with each tool attached,
 // what the tool uses for it, and what it loses.
 func (s *stage) rate(ctx context.Context) error {
 	tools := s.tools()
 	results := map[string][]rated{}
 	for _, workers := range workersOf() {
+		deadline := time.Now().Add(rateBudget / time.Duration(len(workersOf())))
 		for round := 0; ; round++ {
-			more := false
+			// Whole rounds only: a tool that is left out would be compared with other moments.
+			more := round == 0 || time.Now().Before(deadline)
+			if !more {
+				s.report.note("churn with %d workers was measured only %d times for want of time", workers, round)
+				break
+			}
+			more = false
 			// Each round begins with another one: what a run leaves behind falls on all alike.
 			for i := range tools {
 				t := tools[(round+i)%len(tools)]
 				n, rounds := s.rateLoad(t)
-				if round >= rounds || s.report.missing["rate/"+t.name] != "" {
+				if round >= s.rounds(rounds) || s.report.missing["rate/"+t.name] != "" {
 					continue
 				}
 				more = true
@@ -58,6 +69,7 @@ func (s *stage) rate(ctx context.Context) error {
 					s.report.fail("rate/"+t.name, err)
 					continue
 				}
+				s.report.say("%s, %d workers: %s connections/s", t.name, workers, number(one.rate))
 				key := rateKey(t.name, workers)
 				results[key] = append(results[key], *one)
 			}

@@ -32,7 +32,7 @@ func (s *stage) few(ctx context.Context) (err error) {
 	}
 	var times []float64
 	l := lister{name: listTable, argv: []string{s.agent, "list"}, whole: func(lines, n int) bool { return lines >= n }}
-	for range rounds {
+	for range s.rounds(rounds) {
 		r, err := s.runLister(ctx, l, "", n, childPatience)
 		if err != nil {
 			return fmt.Errorf("list: %w", err)

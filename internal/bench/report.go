@@ -63,6 +63,11 @@ func (r *report) why(key string) string {
 	return "not in this run"
 }
 
+// say shows how far the run is.
+func (r *report) say(format string, values ...any) {
+	fmt.Fprintf(r.out, format+"\n", values...)
+}
+
 // note keeps a line about the run as a whole.
 func (r *report) note(format string, values ...any) {
 	r.notes = append(r.notes, fmt.Sprintf(format, values...))

@@ -18,19 +18,19 @@ import (
 // stage is where the measuring happens: the programs built for it, the processes that run, and
 // all that must be put back at the end.
 type stage struct {
-	// dir is a directory of our own; self and agent are this program and tcpwaitd.
-	dir, self, agent string
-	quick            bool
-	report           *report
+	// dir is a directory of our own; self is this program.
+	dir, self string
+	options
+	report *report
 
 	mu      sync.Mutex
 	running map[*process]bool
 	undo    []func() error
 }
 
-// newStage makes the directory and builds what is to be measured, unless agent names it.
-func newStage(ctx context.Context, agent string, quick bool, r *report) (s *stage, err error) {
-	s = &stage{agent: agent, quick: quick, report: r, running: map[*process]bool{}}
+// newStage makes the directory and builds what is to be measured, unless o.agent names it.
+func newStage(ctx context.Context, o options, r *report) (s *stage, err error) {
+	s = &stage{options: o, report: r, running: map[*process]bool{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -177,4 +177,12 @@ func (s *stage) work(ctx context.Context, name string, workers, n int) (took tim
 		}
 	}
 	return time.Since(began), nil
+}
+
+// rounds is how often something is measured: as often as it should, unless -rounds says less.
+func (s *stage) rounds(usual int) int {
+	if s.most > 0 {
+		return min(usual, s.most)
+	}
+	return usual
 }
