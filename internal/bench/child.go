@@ -39,6 +39,7 @@ func children() map[string]func(*child) error {
 		"hold":          (*child).hold,
 		"receive":       (*child).receive,
 		"fins":          (*child).fins,
+		"request":       (*child).request,
 		"floor-empty":   func(c *child) error { return c.floor(runEmpty(false)) },
 		"floor-receive": func(c *child) error { return c.floor(runEmpty(true)) },
 		"floor-record":  func(c *child) error { return c.floor(c.record) },

@@ -53,6 +53,7 @@ func parts() []part {
 		{"few", []string{"few/"}, (*stage).few},
 		{"fin", []string{"fin/"}, (*stage).fins},
 		{"rest", []string{"rest/"}, (*stage).rest},
+		{"stacks", []string{"stacks/"}, (*stage).stacks},
 		{"go", []string{"go/"}, (*stage).goBenchmarks},
 	}
 }
@@ -81,6 +82,9 @@ func parse(args []string) (o options, err error) {
 	fs.StringVar(&o.agent, "agent", "", "the tcpwaitd to measure (default: built from this module)")
 	if err := fs.Parse(args); err != nil {
 		return o, err
+	}
+	if fs.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
 	o.parts = parts()
 	if *chosen != "" {

@@ -93,6 +93,8 @@ func agentTargets() []target {
 		within("user CPU of `tail` for each transition, 4 workers", 0.8, "µs", "user/"+rateKey(toolTail, 4)),
 		decodeTarget(),
 		within("`list` with few sockets, from nothing, median", 150, "ms", "few/median"),
+		within("unwind tables of six servers", 10, "MiB", "stacks/tables"),
+		within("resident memory with their stacks", 60, "MiB", "stacks/rss"),
 		within("`tail` at rest", 0.5, "% of a core", "rest/"+toolTailJSON),
 		within("the watcher at rest, without stacks", 0.5, "% of a core", "rest/"+toolDiagnose),
 		within("the watcher at rest, with stacks", 0.5, "% of a core", "rest/"+toolStacks),
