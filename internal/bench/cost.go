@@ -16,8 +16,13 @@ type costed struct {
 	runs float64
 }
 
-// setState is the hook of every transition.
-const setState = "inet_sock_set_state"
+const (
+	// setState is the hook of every transition, recvLength that of every read.
+	setState   = "inet_sock_set_state"
+	recvLength = "sock_recv_length"
+	// readLoad is reads of a connection that lives, instead of churn.
+	readLoad = "receive"
+)
 
 // costLoad is how much is done in one run, and how often.
 func (s *stage) costLoad() (connections, reads, rounds int) {
@@ -31,49 +36,43 @@ func (s *stage) costLoad() (connections, reads, rounds int) {
 func (s *stage) cost(ctx context.Context) error {
 	connections, reads, rounds := s.costLoad()
 	var all []costed
-	transitions := map[string][]float64{}
-	readTimes := map[string][]float64{}
+	sums := map[string][]float64{}
+	note := func(key string, t tool, load string, n, events int) {
+		if ctx.Err() != nil || s.report.missing[key] != "" {
+			return
+		}
+		found, err := s.costOf(ctx, t, load, n, events)
+		if err != nil {
+			s.report.fail(key, err)
+			return
+		}
+		one := sumAt(found, t, setState)
+		if load == readLoad {
+			one = sumAt(found, t, recvLength)
+		}
+		s.report.say("%s %s ns", key, number(one))
+		all, sums[key] = append(all, found...), append(sums[key], one)
+	}
 	for range s.rounds(rounds) {
 		for _, t := range s.tools() {
-			if t.argv == nil && t.missing == nil || t.name == toolTail {
-				continue
+			if (t.argv != nil || t.missing != nil) && t.name != toolTail {
+				note(costKey(t.name), t, "churn", connections, connections*perConnection+perWorker)
 			}
-			found, err := s.costOf(ctx, t, "churn", connections, connections*perConnection+perWorker)
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err != nil {
-				s.report.fail("cost/"+t.name, err)
-				continue
-			}
-			s.report.say("%s: %s ns a transition", t.name, number(perTransition(found, t)))
-			all = append(all, found...)
-			transitions[t.name] = append(transitions[t.name], perTransition(found, t))
 		}
 		for _, t := range s.readers() {
-			found, err := s.costOf(ctx, t, "receive", reads, reads)
-			if err != nil {
-				return err
-			}
-			for _, c := range found {
-				if c.isRead() {
-					c.tool += ", reads of a connection that lives"
-					all = append(all, c)
-					s.report.say("%s: %s ns a read", t.name, number(c.perRun))
-					readTimes[t.name] = append(readTimes[t.name], c.perRun)
-				}
-			}
+			note(readKey(t.name), t, readLoad, reads, reads)
 		}
 	}
-	for name, values := range transitions {
-		s.report.set("cost/"+name, median(values))
-	}
-	for name, values := range readTimes {
-		s.report.set("read/"+name, median(values))
+	for key, values := range sums {
+		s.report.set(key, median(values))
 	}
 	s.report.add(costTable(all, s.report))
-	return nil
+	return ctx.Err()
 }
+
+func costKey(name string) string { return "cost/" + name + "/" }
+
+func readKey(name string) string { return "read/" + name + "/" }
 
 // readers are what hooks reads, and the floor.
 func (s *stage) readers() []tool {
@@ -111,6 +110,10 @@ func (s *stage) costOf(ctx context.Context, t tool, load string, n, events int) 
 	if err != nil {
 		return nil, err
 	}
+	who := t.name
+	if load == readLoad {
+		who += ", reads of a connection that lives"
+	}
 	for id, p := range after {
 		runs := p.runs - before[id].runs
 		if runs == 0 {
@@ -121,29 +124,25 @@ func (s *stage) costOf(ctx context.Context, t tool, load string, n, events int) 
 			name += " at " + p.hook
 		}
 		found = append(found, costed{
-			tool: t.name, program: name, perRun: float64(p.ns-before[id].ns) / float64(runs), runs: float64(runs) / float64(events),
+			tool: who, program: name, perRun: float64(p.ns-before[id].ns) / float64(runs), runs: float64(runs) / float64(events),
 		})
 	}
 	if len(found) == 0 {
 		return nil, errors.New("no program of it has run")
 	}
+	found = slices.DeleteFunc(found, func(c costed) bool { return load == readLoad && !c.at(recvLength) })
 	slices.SortFunc(found, func(a, b costed) int { return strings.Compare(a.program, b.program) })
 	return found, nil
 }
 
-// isRead reports whether a program runs at reads.
-func (c *costed) isRead() bool {
-	return c.at("sock_recv_length") || c.at("tcp_recvmsg")
-}
-
 func (c *costed) at(hook string) bool { return strings.HasSuffix(c.program, " at "+hook) }
 
-// perTransition adds up what runs at the tracepoint. Peers have no other hook, and the kernel
-// does not name theirs.
-func perTransition(found []costed, t tool) float64 {
+// sumAt is the time of all that runs at a hook, for each event there. Peers have one hook, and
+// the kernel does not name it.
+func sumAt(found []costed, t tool, hook string) float64 {
 	var sum, runs float64
 	for i := range found {
-		if t.peer || found[i].at(setState) {
+		if t.peer || found[i].at(hook) {
 			// Whatever else happens on the host runs the programs too: the runs are the transitions.
 			sum += found[i].perRun * found[i].runs
 			runs = max(runs, found[i].runs)
@@ -169,8 +168,8 @@ func costTable(all []costed, r *report) *table {
 		t.rows = append(t.rows, []string{k.tool, k.program, number(median(times[k])), number(median(runs[k]))})
 	}
 	for _, prefix := range slices.Sorted(maps.Keys(r.missing)) {
-		if name, ok := strings.CutPrefix(prefix, "cost/"); ok {
-			t.rows = append(t.rows, []string{name, r.missing[prefix], "", ""})
+		if name, ok := strings.CutPrefix(prefix, "cost/"); ok && name != "" {
+			t.rows = append(t.rows, []string{strings.TrimSuffix(name, "/"), r.missing[prefix], "", ""})
 		}
 	}
 	return t

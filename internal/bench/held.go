@@ -32,20 +32,11 @@ func (s *stage) held(ctx context.Context) (err error) {
 		return err
 	}
 	sizes := s.sizes()
-	for i, n := range sizes {
-		began := time.Now()
-		if err := c.grow(ctx, n); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			s.failAt(n, err)
-			sizes = sizes[:i]
-			break
-		}
-		fmt.Fprintf(s.report.out, "%s sockets are held by %d processes after %v\n",
-			thousands(float64(n)), len(c.holders), time.Since(began).Round(time.Millisecond))
-		if err := errors.Join(s.list(ctx, c), s.watcherMemory(ctx, n), s.verdict(ctx, n)); err != nil {
+	for _, n := range sizes {
+		if err := s.heldAt(ctx, c, n); errors.Is(err, context.Canceled) {
 			return err
+		} else if err != nil {
+			s.failAt(n, err)
 		}
 	}
 	s.listTables(sizes)
@@ -53,13 +44,34 @@ func (s *stage) held(ctx context.Context) (err error) {
 	return nil
 }
 
-// failAt: what was to be measured with n sockets was not.
+// heldAt measures with n sockets. An error is for what was to come after it as well.
+func (s *stage) heldAt(ctx context.Context, c *crowd, n int) error {
+	began := time.Now()
+	if err := c.grow(ctx, n); err != nil {
+		return err
+	}
+	s.report.say("%s sockets are held by %d processes after %v",
+		thousands(float64(n)), len(c.holders), time.Since(began).Round(time.Millisecond))
+	if err := s.list(ctx, c); err != nil {
+		return err
+	}
+	if err := s.watcherMemory(ctx, n); err != nil {
+		return err
+	}
+	return s.verdict(ctx, n)
+}
+
+// failAt: what is not yet measured with n sockets never will be.
 func (s *stage) failAt(n int, err error) {
 	for _, l := range s.listers() {
-		s.report.missing[listKey(l.name, n)] = err.Error()
+		if key := listKey(l.name, n); s.report.missing[key] == "" {
+			s.report.missing[key] = reasonOf(err)
+		}
 	}
-	s.report.fail("memory/"+strconv.Itoa(n), err)
+	s.report.fail(memoryKey(n), err)
 }
+
+func memoryKey(n int) string { return "memory/" + strconv.Itoa(n) + "/" }
 
 // watcherMemory starts a watcher with n sockets held and keeps what it and the kernel take.
 func (s *stage) watcherMemory(ctx context.Context, n int) (err error) {
@@ -81,12 +93,12 @@ func (s *stage) watcherMemory(ctx context.Context, n int) (err error) {
 	if err != nil {
 		return err
 	}
-	key := strconv.Itoa(n)
-	s.report.set("memory/rss/"+key, float64(m.rss)/(1<<20))
-	s.report.set("memory/own/"+key, float64(m.rss-m.ring)/(1<<20))
+	key := memoryKey(n)
+	s.report.set(key+"rss", float64(m.rss)/(1<<20))
+	s.report.set(key+"own", float64(m.rss-m.ring)/(1<<20))
 	if n > 0 {
-		s.report.set("memory/kernel/"+key, perSocket(before, after, n))
-		s.report.set("memory/slab/"+key, (float64(meminfo()["SUnreclaim"])-float64(free))/float64(n))
+		s.report.set(key+"kernel", perSocket(before, after, n))
+		s.report.set(key+"slab", (float64(meminfo()["SUnreclaim"])-float64(free))/float64(n))
 	}
 	return nil
 }
@@ -154,8 +166,8 @@ func (s *stage) memoryTable(sizes []int) {
 	}}
 	for _, n := range sizes {
 		row := []string{thousands(float64(n))}
-		for _, key := range []string{"memory/rss/", "memory/own/", "memory/kernel/", "memory/slab/", "verdict/"} {
-			row = append(row, number(valueOr(s.report.values, key+strconv.Itoa(n))))
+		for _, key := range []string{"rss", "own", "kernel", "slab", "verdict"} {
+			row = append(row, number(valueOr(s.report.values, memoryKey(n)+key)))
 		}
 		t.rows = append(t.rows, row)
 	}
@@ -168,7 +180,7 @@ const firstVerdict = "at present "
 // verdict measures the time from the start of diagnose to the first it says of the sockets.
 func (s *stage) verdict(ctx context.Context, n int) error {
 	rounds := 3
-	if s.quick {
+	if s.quick || n > hundredThousand {
 		rounds = 1
 	}
 	var times []float64
@@ -179,7 +191,7 @@ func (s *stage) verdict(ctx context.Context, n int) error {
 		}
 		times = append(times, took.Seconds()*1e3)
 	}
-	s.report.set("verdict/"+strconv.Itoa(n), median(times))
+	s.report.set(memoryKey(n)+"verdict", median(times))
 	return nil
 }
 

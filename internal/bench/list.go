@@ -43,12 +43,12 @@ const (
 
 func (s *stage) listers() []lister {
 	each := func(lines, n int) bool { return lines >= n }
-	any := func(lines, _ int) bool { return lines > 0 }
+	some := func(lines, _ int) bool { return lines > 0 }
 	all := []lister{
 		{name: listTable, argv: []string{s.agent, "list"}, whole: each},
 		{name: listJSON, argv: []string{s.agent, "list", "-o", "jsonl"}, whole: each, max: 100_000},
-		{name: listDiagnose, argv: []string{s.agent, "diagnose", "--for", "0"}, whole: any},
-		{name: listFloor, argv: s.childCommand("floor-walk", 0, 0), inside: true, whole: any},
+		{name: listDiagnose, argv: []string{s.agent, "diagnose", "--for", "0"}, whole: some},
+		{name: listFloor, argv: s.childCommand("floor-walk", 0, 0), inside: true, whole: some},
 	}
 	for name, max := range map[string]int{listSs: 500_000, listLsof: 500_000, listNetstat: 500_000} {
 		argv := strings.Fields(name)
@@ -147,7 +147,7 @@ func parseWalk(text string, n int) (time.Duration, error) {
 	return time.Duration(numbers[2]), nil
 }
 
-// listPatience is how long a peer may take, and how often each is run, with so many sockets.
+// listPatience is how long a command may take, and how often each is run, with so many sockets.
 func (s *stage) listPatience(n int) (patience time.Duration, rounds int) {
 	switch {
 	case s.quick:
@@ -157,9 +157,9 @@ func (s *stage) listPatience(n int) (patience time.Duration, rounds int) {
 	case n <= 100_000:
 		return 30 * time.Second, 3
 	case n <= 500_000:
-		return 30 * time.Second, 2
+		return 20 * time.Second, 1
 	default:
-		return 2 * time.Minute, 2
+		return time.Minute, 1
 	}
 }
 
@@ -170,11 +170,14 @@ func (s *stage) list(ctx context.Context, c *crowd) error {
 	for round := range s.rounds(rounds) {
 		for _, l := range s.listers() {
 			key := listKey(l.name, c.n)
-			if s.report.missing[key] != "" || (l.peer && round >= 2 && c.n >= 100_000) {
+			if s.report.missing[key] != "" || (l.peer && round > 0 && c.n >= 100_000) {
 				continue
 			}
-			if reason := s.report.missing["list/"+l.name]; reason != "" || l.max > 0 && c.n > l.max {
-				s.report.missing[key] = cmpOr(reason, "not run with so many")
+			if s.report.missing[listTool(l.name)] != "" {
+				continue
+			}
+			if l.max > 0 && c.n > l.max {
+				s.report.missing[key] = "not run with so many"
 				continue
 			}
 			r, err := s.runLister(ctx, l, c.netns(), c.n, patience)
@@ -185,7 +188,7 @@ func (s *stage) list(ctx context.Context, c *crowd) error {
 				s.report.fail(key, err)
 				if errors.Is(err, errNotDone) {
 					// More sockets will not make it faster.
-					s.report.missing["list/"+l.name] = "not done with fewer"
+					s.report.missing[listTool(l.name)] = "not done with fewer"
 				}
 				continue
 			}
@@ -194,21 +197,14 @@ func (s *stage) list(ctx context.Context, c *crowd) error {
 		}
 	}
 	for key, runs := range all {
-		s.report.set("wall/"+key, medianBy(runs, func(r listed) float64 { return r.wall.Seconds() * 1e3 }))
-		s.report.set("cpu/"+key, medianBy(runs, func(r listed) float64 { return r.cpu.Seconds() * 1e3 }))
-		s.report.set("rss/"+key, medianBy(runs, func(r listed) float64 { return float64(r.rss) / (1 << 20) }))
+		s.report.set(key+"wall", medianBy(runs, func(r listed) float64 { return r.wall.Seconds() * 1e3 }))
+		s.report.set(key+"cpu", medianBy(runs, func(r listed) float64 { return r.cpu.Seconds() * 1e3 }))
+		s.report.set(key+"rss", medianBy(runs, func(r listed) float64 { return float64(r.rss) / (1 << 20) }))
 		if strings.Contains(key, listFloor) {
-			s.report.set("passes/"+key, medianBy(runs, func(r listed) float64 { return r.passes.Seconds() * 1e3 }))
+			s.report.set(key+"passes", medianBy(runs, func(r listed) float64 { return r.passes.Seconds() * 1e3 }))
 		}
 	}
 	return nil
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 func medianBy[T any](all []T, of func(T) float64) float64 {
@@ -219,13 +215,15 @@ func medianBy[T any](all []T, of func(T) float64) float64 {
 	return median(values)
 }
 
-func listKey(name string, n int) string { return "list/" + name + "/" + strconv.Itoa(n) }
+func listTool(name string) string { return "list/" + name + "/" }
+
+func listKey(name string, n int) string { return listTool(name) + strconv.Itoa(n) + "/" }
 
 // growth is the exponent of a lister's time from so many sockets on.
 func (r *report) growth(name string, sizes []int, from int) float64 {
 	var x, y []float64
 	for _, n := range sizes {
-		if wall, ok := r.values["wall/"+listKey(name, n)]; ok && n >= from {
+		if wall, ok := r.values[listKey(name, n)+"wall"]; ok && n >= from {
 			x, y = append(x, float64(n)), append(y, wall)
 		}
 	}
@@ -248,14 +246,14 @@ func (s *stage) listTables(sizes []int) {
 		for _, n := range sizes {
 			key := listKey(l.name, n)
 			cell, used := "-", "-"
-			if ms, ok := r.values["wall/"+key]; ok {
+			if ms, ok := r.values[key+"wall"]; ok {
 				cell = number(ms)
-				used = number(r.values["cpu/"+key]) + " / " + number(r.values["rss/"+key])
+				used = number(r.values[key+"cpu"]) + " / " + number(r.values[key+"rss"])
 			} else if reason := r.why(key); reason != "" {
 				cell = reason
 			}
 			row, costRow = append(row, cell), append(costRow, used)
-			passes = append(passes, number(valueOr(r.values, "passes/"+key)))
+			passes = append(passes, number(valueOr(r.values, key+"passes")))
 		}
 		e := r.growth(l.name, sizes, 10_000)
 		r.set("growth/"+l.name, e)

@@ -49,11 +49,11 @@ func TestPlots(t *testing.T) {
 	r := newReport(io.Discard)
 	sizes := []int{1000, 10_000, 100_000}
 	for i, n := range sizes {
-		r.set("wall/"+listKey(listTable, n), []float64{20, 60, 300}[i])
-		r.set("wall/"+listKey(listSs, n), []float64{10, 133, 6152}[i])
-		r.set("passes/"+listKey(listFloor, n), []float64{0.9, 14, 134}[i])
+		r.set(listKey(listTable, n)+"wall", []float64{20, 60, 300}[i])
+		r.set(listKey(listSs, n)+"wall", []float64{10, 133, 6152}[i])
+		r.set(listKey(listFloor, n)+"passes", []float64{0.9, 14, 134}[i])
 	}
-	r.set("ratio/"+rateKey(toolTailJSON, 1), 0.92)
+	r.set(rateKey(toolTailJSON, 1)+"ratio", 0.92)
 	for name, picture := range map[string]string{"list": r.drawList(sizes), "rate": r.drawRate()} {
 		d := xml.NewDecoder(strings.NewReader(picture))
 		for {

@@ -138,18 +138,18 @@ func TestPeerProgram(t *testing.T) {
 	}
 }
 
-func TestPerTransition(t *testing.T) {
+func TestSumAt(t *testing.T) {
 	found := []costed{
 		{program: "state at inet_sock_set_state", perRun: 400, runs: 1},
 		{program: "state_refused at inet_sock_set_state", perRun: 50, runs: 1},
 		{program: "recv at sock_recv_length", perRun: 300, runs: 0.2},
 	}
-	if got := perTransition(found, tool{}); got != 450 {
+	if got := sumAt(found, tool{}, setState); got != 450 {
 		t.Errorf("%v ns, want 450", got)
 	}
 	// The kernel names no hook for programs of perf events.
 	found = []costed{{program: "handle", perRun: 9000, runs: 1}, {program: "rarely", perRun: 1000, runs: 0.1}}
-	if got := perTransition(found, tool{peer: true}); math.Abs(got-9100) > 1e-6 {
+	if got := sumAt(found, tool{peer: true}, setState); math.Abs(got-9100) > 1e-6 {
 		t.Errorf("%v ns, want 9100", got)
 	}
 }

@@ -101,16 +101,16 @@ func (r *report) drawList(sizes []int) string {
 	p.text("small mid", (x.from+x.to)/2, y.from+42, "sockets")
 	var ends []ending
 	for _, l := range []struct{ key, name, class string }{
-		{"wall/", listLsof, "peer1"},
-		{"wall/", listSs, "peer2"},
-		{"wall/", listNetstat, "peer3"},
-		{"wall/", listTable, "ours"},
-		{"passes/", listFloor, "floor"},
+		{"wall", listLsof, "peer1"},
+		{"wall", listSs, "peer2"},
+		{"wall", listNetstat, "peer3"},
+		{"wall", listTable, "ours"},
+		{"passes", listFloor, "floor"},
 	} {
 		var points []string
 		var last ending
 		for _, n := range sizes {
-			if ms, ok := r.values[l.key+listKey(l.name, n)]; ok && ms > 0 {
+			if ms, ok := r.values[listKey(l.name, n)+l.key]; ok && ms > 0 {
 				at := ending{x.at(float64(n)), y.at(max(ms, y.low)), l.name, l.class}
 				points, last = append(points, fmt.Sprintf("%.1f %.1f", at.x, at.y)), at
 			}
@@ -171,7 +171,7 @@ func (r *report) drawRate() string {
 	most := 1.0
 	for _, t := range tools {
 		for _, workers := range workersOf() {
-			most = max(most, r.values["ratio/"+rateKey(t.name, workers)])
+			most = max(most, r.values[rateKey(t.name, workers)+"ratio"])
 		}
 	}
 	bottom := 70 + row*float64(len(tools))
@@ -189,7 +189,7 @@ func (r *report) drawRate() string {
 		name, _, _ = strings.Cut(name, ", batched")
 		p.text("right", from-10, y+20, name)
 		for j, workers := range workersOf() {
-			ratio, ok := r.values["ratio/"+rateKey(t.name, workers)]
+			ratio, ok := r.values[rateKey(t.name, workers)+"ratio"]
 			if !ok {
 				p.text("small", from+6, y+12+float64(j)*15, notMeasured)
 				continue

@@ -23,7 +23,7 @@ import (
 
 const (
 	// endPatience is how long a process may take to end after SIGINT.
-	endPatience = 20 * time.Second
+	endPatience = time.Minute
 	// childPatience is how long a child may take for what it was told to do.
 	childPatience = 2 * time.Minute
 )

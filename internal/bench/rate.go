@@ -31,12 +31,12 @@ func (s *stage) rateLoad(t tool) (connections, rounds int) {
 	case t.peer:
 		return 10_004, 3
 	default:
-		return 30_008, 5
+		return 20_012, 5
 	}
 }
 
 // rateBudget is the time after which no more rounds begin.
-const rateBudget = 6 * time.Minute
+const rateBudget = 5 * time.Minute
 
 // rate measures how many short connections a second the host makes with each tool attached,
 // what the tool uses for it, and what it loses.
@@ -45,45 +45,44 @@ func (s *stage) rate(ctx context.Context) error {
 	results := map[string][]rated{}
 	for _, workers := range workersOf() {
 		deadline := time.Now().Add(rateBudget / time.Duration(len(workersOf())))
-		for round := 0; ; round++ {
+		for round := 0; s.rateRound(ctx, tools, workers, round, results); round++ {
 			// Whole rounds only: a tool that is left out would be compared with other moments.
-			more := round == 0 || time.Now().Before(deadline)
-			if !more {
-				s.report.note("churn with %d workers was measured only %d times for want of time", workers, round)
-				break
-			}
-			more = false
-			// Each round begins with another one: what a run leaves behind falls on all alike.
-			for i := range tools {
-				t := tools[(round+i)%len(tools)]
-				n, rounds := s.rateLoad(t)
-				if round >= s.rounds(rounds) || s.report.missing["rate/"+t.name] != "" {
-					continue
-				}
-				more = true
-				one, err := s.rateOf(ctx, t, workers, n)
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				if err != nil {
-					s.report.fail("rate/"+t.name, err)
-					continue
-				}
-				s.report.say("%s, %d workers: %s connections/s", t.name, workers, number(one.rate))
-				key := rateKey(t.name, workers)
-				results[key] = append(results[key], *one)
-			}
-			if !more {
+			if time.Now().After(deadline) {
+				s.report.note("churn with %d workers was measured %d times, then time was up", workers, round+1)
 				break
 			}
 		}
 	}
 	s.setRates(tools, results)
 	s.report.add(rateTable(tools, s.report))
-	return nil
+	return ctx.Err()
 }
 
-func rateKey(name string, workers int) string { return name + "/" + strconv.Itoa(workers) }
+// rateRound measures each tool that needs another round, and reports whether any did.
+func (s *stage) rateRound(ctx context.Context, tools []tool, workers, round int, results map[string][]rated) (more bool) {
+	for i := range tools {
+		// Each round begins with another one: what a run leaves behind falls on all alike.
+		t := tools[(round+i)%len(tools)]
+		n, rounds := s.rateLoad(t)
+		if round >= s.rounds(rounds) || s.report.missing[rateTool(t.name)] != "" || ctx.Err() != nil {
+			continue
+		}
+		more = true
+		one, err := s.rateOf(ctx, t, workers, n)
+		if err != nil {
+			s.report.fail(rateTool(t.name), err)
+			continue
+		}
+		s.report.say("%s, %d workers: %s connections/s", t.name, workers, number(one.rate))
+		key := rateKey(t.name, workers)
+		results[key] = append(results[key], *one)
+	}
+	return more
+}
+
+func rateTool(name string) string { return "rate/" + name + "/" }
+
+func rateKey(name string, workers int) string { return rateTool(name) + strconv.Itoa(workers) + "/" }
 
 // rateOf is one run.
 func (s *stage) rateOf(ctx context.Context, t tool, workers, connections int) (r *rated, err error) {
@@ -152,14 +151,14 @@ func (s *stage) setRates(tools []tool, results map[string][]rated) {
 			if len(all) == 0 {
 				continue
 			}
-			s.report.set("rate/"+key, pick(key, func(r *rated) float64 { return r.rate }))
-			s.report.set("ratio/"+key, pick(key, func(r *rated) float64 { return r.rate / none }))
-			s.report.set("user/"+key, pick(key, func(r *rated) float64 { return r.user }))
-			s.report.set("cpu/"+key, pick(key, func(r *rated) float64 { return r.total }))
+			s.report.set(key+"rate", pick(key, func(r *rated) float64 { return r.rate }))
+			s.report.set(key+"ratio", pick(key, func(r *rated) float64 { return r.rate / none }))
+			s.report.set(key+"user", pick(key, func(r *rated) float64 { return r.user }))
+			s.report.set(key+"cpu", pick(key, func(r *rated) float64 { return r.total }))
 			// Of losses the worst run counts.
 			worst := slices.MaxFunc(all, func(a, b rated) int { return a.lost() - b.lost() })
-			s.report.set("lost/"+key, float64(worst.lost())/float64(worst.made))
-			s.report.set("runs/"+key, float64(len(all)))
+			s.report.set(key+"lost", float64(worst.lost())/float64(worst.made))
+			s.report.set(key+"runs", float64(len(all)))
 		}
 	}
 }
@@ -175,17 +174,17 @@ func rateTable(tools []tool, r *report) *table {
 		for _, tool := range tools {
 			key := rateKey(tool.name, workers)
 			row := []string{tool.name, strconv.Itoa(workers)}
-			if _, ok := r.values["rate/"+key]; !ok {
-				t.rows = append(t.rows, append(row, "-", "-", "-", "-", "-", r.why("rate/"+tool.name)))
+			if _, ok := r.values[key+"rate"]; !ok {
+				t.rows = append(t.rows, append(row, "-", "-", "-", "-", "-", r.why(key)))
 				continue
 			}
-			row = append(row, number(r.values["rate/"+key]), number(r.values["ratio/"+key]))
+			row = append(row, number(r.values[key+"rate"]), number(r.values[key+"ratio"]))
 			if tool.argv == nil {
 				row = append(row, "", "", "")
 			} else {
-				row = append(row, number(r.values["user/"+key]), number(r.values["cpu/"+key]), percent(r.values["lost/"+key]))
+				row = append(row, number(r.values[key+"user"]), number(r.values[key+"cpu"]), percent(r.values[key+"lost"]))
 			}
-			t.rows = append(t.rows, append(row, number(r.values["runs/"+key])))
+			t.rows = append(t.rows, append(row, number(r.values[key+"runs"])))
 		}
 	}
 	return t

@@ -260,7 +260,7 @@ func transitionsOf(pid int) (uint64, error) {
 	return most, err
 }
 
-// reactTable has what few, fins and rest measured.
+// reactTable has what few, fins and rest measured, as far as they ran.
 func (r *report) reactTable() *table {
 	t := &table{name: "react", head: []string{"what", "median", "worst"}}
 	add := func(what, median, worst string, unit string) {
@@ -270,13 +270,16 @@ func (r *report) reactTable() *table {
 			}
 			return notMeasured + ": " + r.why(key)
 		}
+		if _, ok := r.values[median]; !ok && r.why(median) == notRun {
+			return
+		}
 		row := []string{what, cell(median), ""}
 		if worst != "" {
 			row[2] = cell(worst)
 		}
 		t.rows = append(t.rows, row)
 	}
-	add("`list` from nothing, "+number(valueOr(r.values, "few/sockets"))+" sockets, "+number(perCause)+" of each cause", "few/median", "few/worst", " ms")
+	add("`list` from nothing, "+number(valueOr(r.values, "few/sockets"))+" sockets", "few/median", "few/worst", " ms")
 	add("FIN to the line of `tail -o json`", "fin/median", "fin/worst", " ms")
 	for _, name := range []string{toolTailJSON, toolDiagnose, toolStacks} {
 		what := "CPU of `" + name + "` at rest"

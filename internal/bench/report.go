@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -44,10 +46,20 @@ func (r *report) set(key string, value float64) {
 
 // fail keeps the reason why everything whose key begins so was not measured.
 func (r *report) fail(prefix string, err error) {
-	reason := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
-	r.missing[prefix] = reason
-	fmt.Fprintf(r.out, "%s: not measured: %s\n", prefix, reason)
+	r.missing[prefix] = reasonOf(err)
+	r.say("%s: not measured: %s", prefix, r.missing[prefix])
 }
+
+// reasonOf is an error as one line, for tables.
+func reasonOf(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "out of time"
+	}
+	return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+}
+
+// notRun is the reason for what no part of the run was to measure.
+const notRun = "not in this run"
 
 // why is the reason for a key that has no value.
 func (r *report) why(key string) string {
@@ -60,7 +72,7 @@ func (r *report) why(key string) string {
 	if reason := r.missing[best]; reason != "" {
 		return reason
 	}
-	return "not in this run"
+	return notRun
 }
 
 // say shows how far the run is.

@@ -43,9 +43,7 @@ func newStage(ctx context.Context, o options, r *report) (s *stage, err error) {
 		return s, fmt.Errorf("make directory: %w", err)
 	}
 	s.undo = append(s.undo, func() error { return os.RemoveAll(s.dir) })
-	if err := s.mountTracefs(); err != nil {
-		return s, err
-	}
+	s.mountTracefs()
 	if s.agent == "" {
 		s.agent, err = s.build(ctx, "./cmd/tcpwaitd")
 	}
@@ -78,17 +76,16 @@ func moduleRoot(ctx context.Context) (string, error) {
 }
 
 // mountTracefs is for the peers: tcpwaitd needs none.
-func (s *stage) mountTracefs() error {
+func (s *stage) mountTracefs() {
 	const dir = "/sys/kernel/tracing"
 	if _, err := os.Stat(filepath.Join(dir, "events")); err == nil {
-		return nil
+		return
 	}
 	if err := unix.Mount("tracefs", dir, "tracefs", 0, ""); err != nil {
 		s.report.note("tracefs cannot be mounted: %v", err)
-		return nil
+		return
 	}
 	s.undo = append(s.undo, func() error { return unix.Unmount(dir, unix.MNT_DETACH) })
-	return nil
 }
 
 // close ends what runs and puts everything back, the last first.

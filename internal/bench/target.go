@@ -46,7 +46,7 @@ func within(what string, limit float64, unit, key string) target {
 // keeps is a target for a ratio of rates.
 func keeps(what string, least float64, key string) target {
 	return target{
-		what: what, goal: fmt.Sprintf("≥ %.2f of none", least), needs: []string{"ratio/" + key},
+		what: what, goal: fmt.Sprintf("≥ %.2f of none", least), needs: []string{key + "ratio"},
 		measure: func(v []float64) (string, bool) { return fmt.Sprintf("%.2f", v[0]), v[0] >= least },
 	}
 }
@@ -64,10 +64,10 @@ func targets() []target {
 func kernelTargets() []target {
 	const serve = " (the watcher: `diagnose --for` without stacks)"
 	return []target{
-		atMost("transition with record, owner and batched ring, ns in BPF: of the bare batched-ring program", 1.6, "cost/"+toolTailJSON, "cost/"+toolRecord),
-		faster("the same, beside tcpstates", 15, "cost/"+toolTailJSON, "cost/"+toolTcpstates),
-		faster("the same, beside bpftrace", 15, "cost/"+toolTailJSON, "cost/"+toolBpftrace),
-		atMost("read of a socket not in CLOSE_WAIT, ns in BPF: of an empty program", 1.5, "read/"+toolDiagnose, "read/"+toolEmpty),
+		atMost("transition with record, owner and batched ring, ns in BPF: of the bare batched-ring program", 1.6, costKey(toolTailJSON), costKey(toolRecord)),
+		faster("the same, beside tcpstates", 15, costKey(toolTailJSON), costKey(toolTcpstates)),
+		faster("the same, beside bpftrace", 15, costKey(toolTailJSON), costKey(toolBpftrace)),
+		atMost("read of a socket not in CLOSE_WAIT, ns in BPF: of an empty program", 1.5, readKey(toolDiagnose), readKey(toolEmpty)),
 		keeps("churn, 1 worker, watching"+serve, 0.93, rateKey(toolDiagnose, 1)),
 		keeps("churn, 4 workers, watching"+serve, 0.93, rateKey(toolDiagnose, 4)),
 		keeps("churn, 1 worker, `tail -o json` to a file", 0.85, rateKey(toolTailJSON, 1)),
@@ -76,7 +76,7 @@ func kernelTargets() []target {
 		keeps("churn, 4 workers, stacks on (`diagnose`)", 0.85, rateKey(toolStacks, 4)),
 		{
 			what: "transitions lost by `tail -o json`, 4 workers, the worst run", goal: "none",
-			needs: []string{"lost/" + rateKey(toolTailJSON, 4), "rate/" + rateKey(toolTailJSON, 4)},
+			needs: []string{rateKey(toolTailJSON, 4) + "lost", rateKey(toolTailJSON, 4) + "rate"},
 			measure: func(v []float64) (string, bool) {
 				return percent(v[0]) + " at " + number(v[1]*perConnection) + "/s", v[0] <= 0
 			},
@@ -87,10 +87,10 @@ func kernelTargets() []target {
 // agentTargets are about the process, on a host where little waits.
 func agentTargets() []target {
 	return []target{
-		within("user CPU of `tail -o json` for each transition, 1 worker", 0.8, "µs", "user/"+rateKey(toolTailJSON, 1)),
-		within("user CPU of `tail -o json` for each transition, 4 workers", 0.8, "µs", "user/"+rateKey(toolTailJSON, 4)),
-		within("user CPU of `tail` for each transition, 1 worker", 0.8, "µs", "user/"+rateKey(toolTail, 1)),
-		within("user CPU of `tail` for each transition, 4 workers", 0.8, "µs", "user/"+rateKey(toolTail, 4)),
+		within("user CPU of `tail -o json` for each transition, 1 worker", 0.8, "µs", rateKey(toolTailJSON, 1)+"user"),
+		within("user CPU of `tail -o json` for each transition, 4 workers", 0.8, "µs", rateKey(toolTailJSON, 4)+"user"),
+		within("user CPU of `tail` for each transition, 1 worker", 0.8, "µs", rateKey(toolTail, 1)+"user"),
+		within("user CPU of `tail` for each transition, 4 workers", 0.8, "µs", rateKey(toolTail, 4)+"user"),
 		decodeTarget(),
 		within("`list` with few sockets, from nothing, median", 150, "ms", "few/median"),
 		within("unwind tables of six servers", 10, "MiB", "stacks/tables"),
@@ -123,8 +123,8 @@ func decodeTarget() target {
 
 // heldTargets are about many sockets in CLOSE_WAIT.
 func heldTargets() []target {
-	wall := func(name string, n int) string { return "wall/" + listKey(name, n) }
-	floor := func(n int) string { return "passes/" + listKey(listFloor, n) }
+	wall := func(name string, n int) string { return listKey(name, n) + "wall" }
+	floor := func(n int) string { return listKey(listFloor, n) + "passes" }
 	return []target{
 		faster("`list` of 100,000 with owner, holders, cause, ms: beside `ss -tnp`", 20, wall(listTable, hundredThousand), wall(listSs, hundredThousand)),
 		faster("the same, beside lsof", 10, wall(listTable, hundredThousand), wall(listLsof, hundredThousand)),
@@ -134,11 +134,11 @@ func heldTargets() []target {
 			what: "growth of `list`'s time from 10,000 on", goal: "exponent ≤ 1.05", needs: []string{"growth/" + listTable},
 			measure: func(v []float64) (string, bool) { return fmt.Sprintf("%.2f", v[0]), v[0] <= 1.05 },
 		},
-		within("memory of `list` with 1,000,000", 500, "MiB", "rss/"+listKey(listTable, million)),
-		within("start to first verdict with 100,000 stuck sockets", 1000, "ms", fmt.Sprintf("verdict/%d", hundredThousand)),
-		within("resident memory of the watcher, no open waits", 30, "MiB", "memory/rss/0"),
-		within("resident memory of the watcher, 100,000 open waits", 60, "MiB", fmt.Sprintf("memory/rss/%d", hundredThousand)),
-		within("kernel memory for each tracked socket", 512, "B", fmt.Sprintf("memory/kernel/%d", hundredThousand)),
+		within("memory of `list` with 1,000,000", 500, "MiB", listKey(listTable, million)+"rss"),
+		within("start to first verdict with 100,000 stuck sockets", 1000, "ms", memoryKey(hundredThousand)+"verdict"),
+		within("resident memory of the watcher, no open waits", 30, "MiB", memoryKey(0)+"rss"),
+		within("resident memory of the watcher, 100,000 open waits", 60, "MiB", memoryKey(hundredThousand)+"rss"),
+		within("kernel memory for each tracked socket", 512, "B", memoryKey(hundredThousand)+"kernel"),
 	}
 }
 
@@ -168,11 +168,13 @@ func (t *target) row(r *report) []string {
 	return []string{t.what, text, t.goal, "ok"}
 }
 
-// targetTable is the end of each run.
+// targetTable is the end of each run; what the run was not to measure is left out.
 func (r *report) targetTable() *table {
 	t := &table{name: "targets", head: []string{"what", "measured", "target", ""}}
 	for _, one := range targets() {
-		t.rows = append(t.rows, one.row(r))
+		if row := one.row(r); row[1] != notMeasured+": "+notRun {
+			t.rows = append(t.rows, row)
+		}
 	}
 	return t
 }

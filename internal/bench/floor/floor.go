@@ -105,24 +105,27 @@ func printAll(ctx context.Context, reader *ringbuf.Reader, out io.Writer) error 
 	var rec ringbuf.Record
 	const full = 64 << 10
 	line := make([]byte, 0, 2*full)
-	for {
+	for last := false; ; {
+		// The deadline only counts when the ring is empty.
 		reader.SetDeadline(time.Now().Add(pollEvery))
 		err := reader.ReadInto(&rec)
-		if err == nil {
-			line = appendEvent(line, rec.RawSample)
-			if len(line) < full {
-				continue
-			}
-		} else if !errors.Is(err, os.ErrDeadlineExceeded) {
+		empty := errors.Is(err, os.ErrDeadlineExceeded)
+		if err != nil && !empty {
 			return fmt.Errorf("read floor ring: %w", err)
 		}
-		if _, err := out.Write(line); err != nil {
-			return fmt.Errorf("write floor text: %w", err)
+		if !empty {
+			line = appendEvent(line, rec.RawSample)
 		}
-		line = line[:0]
-		if err != nil && ctx.Err() != nil {
+		if empty || len(line) >= full {
+			if _, err := out.Write(line); err != nil {
+				return fmt.Errorf("write floor text: %w", err)
+			}
+			line = line[:0]
+		}
+		if empty && last {
 			return nil
 		}
+		last = ctx.Err() != nil
 	}
 }
 
