@@ -82,6 +82,9 @@ func (s *stage) readers() []tool {
 			found = append(found, t)
 		}
 	}
+	if s.quick {
+		found = found[len(found)-1:]
+	}
 	return append(found, tool{
 		name: toolEmpty, argv: s.childCommand("floor-receive", 0, 0), ready: ready, lost: floorLost,
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,9 +16,10 @@ import (
 // sizes are how many sockets are held, one after the other.
 func (s *stage) sizes() []int {
 	if s.quick {
-		return []int{100, 1000}
+		return []int{1000}
 	}
-	return []int{1000, 10_000, 100_000, 500_000, 1_000_000}
+	all := []int{1000, 10_000, hundredThousand, 500_000, million}
+	return slices.DeleteFunc(all, func(n int) bool { return n > s.sockets })
 }
 
 // held measures with more and more sockets held: the listers, the memory of a live watcher, and

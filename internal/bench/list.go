@@ -147,7 +147,7 @@ func parseWalk(text string, n int) (time.Duration, error) {
 	return time.Duration(numbers[2]), nil
 }
 
-// listPatience is how long a command may take, and how often each is run, with so many sockets.
+// listPatience is how long a peer may take, and how often each is run, with so many sockets.
 func (s *stage) listPatience(n int) (patience time.Duration, rounds int) {
 	switch {
 	case s.quick:
@@ -180,7 +180,11 @@ func (s *stage) list(ctx context.Context, c *crowd) error {
 				s.report.missing[key] = "not run with so many"
 				continue
 			}
-			r, err := s.runLister(ctx, l, c.netns(), c.n, patience)
+			limit := patience
+			if !l.peer {
+				limit = childPatience
+			}
+			r, err := s.runLister(ctx, l, c.netns(), c.n, limit)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}

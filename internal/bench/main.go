@@ -66,8 +66,8 @@ type options struct {
 	write bool
 	// agent is the tcpwaitd to measure, "" one built for it.
 	agent string
-	// most rounds are made, 0 as many as each part wants.
-	most int
+	// most rounds are made, 0 as many as each part wants; sockets is the most that are held.
+	most, sockets int
 }
 
 func parse(args []string) (o options, err error) {
@@ -80,6 +80,7 @@ func parse(args []string) (o options, err error) {
 	fs.BoolVar(&o.quick, "quick", false, "little of everything: to see that it works, not to measure")
 	fs.BoolVar(&o.write, "write", false, "write the results into docs/performance.md")
 	fs.IntVar(&o.most, "rounds", 0, "measure each at most so often (default: as often as it needs)")
+	fs.IntVar(&o.sockets, "held", million, "hold at most so many sockets")
 	fs.StringVar(&o.agent, "agent", "", "the tcpwaitd to measure (default: built from this module)")
 	if err := fs.Parse(args); err != nil {
 		return o, err
@@ -97,8 +98,8 @@ func parse(args []string) (o options, err error) {
 		}
 		o.parts = slices.DeleteFunc(o.parts, func(p part) bool { return !slices.Contains(wanted, p.name) })
 	}
-	if o.write && (o.quick || *chosen != "" || o.most > 0) {
-		return o, errors.New("-write wants a whole run, without -quick, -run and -rounds")
+	if o.write && (o.quick || *chosen != "" || o.most > 0 || o.sockets < million) {
+		return o, errors.New("-write wants a whole run, without -quick, -run, -rounds and -held")
 	}
 	return o, nil
 }

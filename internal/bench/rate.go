@@ -43,8 +43,12 @@ const rateBudget = 5 * time.Minute
 func (s *stage) rate(ctx context.Context) error {
 	tools := s.tools()
 	results := map[string][]rated{}
-	for _, workers := range workersOf() {
-		deadline := time.Now().Add(rateBudget / time.Duration(len(workersOf())))
+	counts := workersOf()
+	if s.quick {
+		counts = counts[1:]
+	}
+	for _, workers := range counts {
+		deadline := time.Now().Add(rateBudget / time.Duration(len(counts)))
 		for round := 0; s.rateRound(ctx, tools, workers, round, results); round++ {
 			// Whole rounds only: a tool that is left out would be compared with other moments.
 			if time.Now().After(deadline) {
@@ -53,8 +57,10 @@ func (s *stage) rate(ctx context.Context) error {
 			}
 		}
 	}
-	s.setRates(tools, results)
-	s.report.add(rateTable(tools, s.report))
+	for _, workers := range counts {
+		s.setRates(tools, workers, results)
+	}
+	s.report.add(rateTable(tools, counts, s.report))
 	return ctx.Err()
 }
 
@@ -135,7 +141,7 @@ func (a *attached) account(ctx context.Context, before usage, r *rated) error {
 	return nil
 }
 
-func (s *stage) setRates(tools []tool, results map[string][]rated) {
+func (s *stage) setRates(tools []tool, workers int, results map[string][]rated) {
 	pick := func(key string, of func(*rated) float64) float64 {
 		var values []float64
 		for i := range results[key] {
@@ -143,34 +149,32 @@ func (s *stage) setRates(tools []tool, results map[string][]rated) {
 		}
 		return median(values)
 	}
-	for _, workers := range workersOf() {
-		none := pick(rateKey(toolNothing, workers), func(r *rated) float64 { return r.rate })
-		for _, t := range tools {
-			key := rateKey(t.name, workers)
-			all := results[key]
-			if len(all) == 0 {
-				continue
-			}
-			s.report.set(key+"rate", pick(key, func(r *rated) float64 { return r.rate }))
-			s.report.set(key+"ratio", pick(key, func(r *rated) float64 { return r.rate / none }))
-			s.report.set(key+"user", pick(key, func(r *rated) float64 { return r.user }))
-			s.report.set(key+"cpu", pick(key, func(r *rated) float64 { return r.total }))
-			// Of losses the worst run counts.
-			worst := slices.MaxFunc(all, func(a, b rated) int { return a.lost() - b.lost() })
-			s.report.set(key+"lost", float64(worst.lost())/float64(worst.made))
-			s.report.set(key+"runs", float64(len(all)))
+	none := pick(rateKey(toolNothing, workers), func(r *rated) float64 { return r.rate })
+	for _, t := range tools {
+		key := rateKey(t.name, workers)
+		all := results[key]
+		if len(all) == 0 {
+			continue
 		}
+		s.report.set(key+"rate", pick(key, func(r *rated) float64 { return r.rate }))
+		s.report.set(key+"ratio", pick(key, func(r *rated) float64 { return r.rate / none }))
+		s.report.set(key+"user", pick(key, func(r *rated) float64 { return r.user }))
+		s.report.set(key+"cpu", pick(key, func(r *rated) float64 { return r.total }))
+		// Of losses the worst run counts.
+		worst := slices.MaxFunc(all, func(a, b rated) int { return a.lost() - b.lost() })
+		s.report.set(key+"lost", float64(worst.lost())/float64(worst.made))
+		s.report.set(key+"runs", float64(len(all)))
 	}
 }
 
 // lost is what is not there, or what it says, whichever is more.
 func (r *rated) lost() int { return max(r.missing, r.said) }
 
-func rateTable(tools []tool, r *report) *table {
+func rateTable(tools []tool, counts []int, r *report) *table {
 	t := &table{name: "rate", head: []string{
 		"attached", "workers", "connections/s", "of none", "user µs a transition", "CPU µs a transition", "lost", "runs",
 	}}
-	for _, workers := range workersOf() {
+	for _, workers := range counts {
 		for _, tool := range tools {
 			key := rateKey(tool.name, workers)
 			row := []string{tool.name, strconv.Itoa(workers)}

@@ -72,7 +72,8 @@ END { clear(@at); }
 `
 )
 
-// tools are all there are, floors and peers included, in the order of the tables.
+// tools are all there are, floors and peers included, in the order of the tables; in a quick run
+// one of each kind.
 func (s *stage) tools() []tool {
 	agent := func(name string, args ...string) tool {
 		return tool{name: name, argv: slices.Concat([]string{s.agent}, args, []string{"-v"}), ready: agentReady, lost: agentLost}
@@ -90,7 +91,11 @@ func (s *stage) tools() []tool {
 		agent(toolStacks, "diagnose", "--for", watch),
 	}
 	all[3].wanted = reportedOfLoad
-	return append(all, s.peers()...)
+	all = append(all, s.peers()...)
+	if s.quick {
+		all = slices.DeleteFunc(all, func(t tool) bool { return t.name == toolTail || t.name == toolStacks })
+	}
+	return all
 }
 
 // peers are the tools people use now.
