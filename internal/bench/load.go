@@ -22,6 +22,8 @@ const (
 	perWorker = 2
 	// maxHeld sockets are held by a process, which may have 20,000 descriptors.
 	maxHeld = 19_000
+	// firstHeldPort is the first of so many at the peer's end.
+	firstHeldPort = 30_000
 	// destinations share the local ports: each address has as many as there are.
 	destinations = 16
 )
@@ -41,17 +43,13 @@ func listen(port int) (int, error) {
 	return fd, nil
 }
 
-// pair makes a connection to the listener from an address, or from any where it is zero.
-func pair(listener int, from [4]byte, to *unix.SockaddrInet4) (client, server int, err error) {
+// pair makes a connection to the listener from an address and port, or from any where it is nil.
+func pair(listener int, from, to *unix.SockaddrInet4) (client, server int, err error) {
 	if client, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return -1, -1, fmt.Errorf("make socket: %w", err)
 	}
-	if from != [4]byte{} {
-		// The port is chosen by connect(), which knows the other end: it can be used again there.
-		if err := unix.SetsockoptInt(client, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
-			return -1, -1, fmt.Errorf("delay choice of port: %w", err)
-		}
-		if err := unix.Bind(client, &unix.SockaddrInet4{Addr: from}); err != nil {
+	if from != nil {
+		if err := unix.Bind(client, from); err != nil {
 			return -1, -1, fmt.Errorf("bind to %v: %w", from, err)
 		}
 	}
@@ -98,7 +96,7 @@ func (c *child) churn() error {
 
 // short is one connection: a request, the client's end, the server's.
 func short(listener int, to *unix.SockaddrInet4, buffer []byte) error {
-	client, server, err := pair(listener, [4]byte{}, to)
+	client, server, err := pair(listener, nil, to)
 	if err != nil {
 		return err
 	}
@@ -134,11 +132,13 @@ func (c *child) hold() error {
 	if err != nil {
 		return err
 	}
-	// An address of its own for each holder: the ports of one do not go further.
-	from := [4]byte{127, 1, byte(c.index >> 8), byte(c.index) + 1}
+	// An address of its own for each holder: the ports of one do not go further. The kernel would
+	// choose a port again when the peer is gone, and that resets the socket which is still there.
+	from := &unix.SockaddrInet4{Addr: [4]byte{127, 1, byte(c.index >> 8), byte(c.index)}}
 	to := &unix.SockaddrInet4{Port: serverPort + 1 + c.index, Addr: [4]byte{127, 0, 0, 1}}
 	held := make([]int, 0, c.n)
 	for i := range c.n {
+		from.Port = firstHeldPort + i
 		client, server, err := pair(listener, from, to)
 		if err != nil {
 			return err
@@ -200,7 +200,7 @@ func (c *child) receive() error {
 	if err := c.wait(); err != nil {
 		return err
 	}
-	client, server, err := pair(listener, [4]byte{}, &unix.SockaddrInet4{Port: serverPort, Addr: [4]byte{127, 0, 0, 1}})
+	client, server, err := pair(listener, nil, &unix.SockaddrInet4{Port: serverPort, Addr: [4]byte{127, 0, 0, 1}})
 	if err != nil {
 		return err
 	}
@@ -243,7 +243,7 @@ func (c *child) fins() error {
 }
 
 func (c *child) fin(listener int) error {
-	client, server, err := pair(listener, [4]byte{}, &unix.SockaddrInet4{Port: serverPort, Addr: [4]byte{127, 0, 0, 1}})
+	client, server, err := pair(listener, nil, &unix.SockaddrInet4{Port: serverPort, Addr: [4]byte{127, 0, 0, 1}})
 	if err != nil {
 		return err
 	}

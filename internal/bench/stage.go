@@ -50,14 +50,14 @@ func newStage(ctx context.Context, o options, r *report) (s *stage, err error) {
 	return s, err
 }
 
-// build compiles a command of this module, as it is shipped.
+// build compiles a command of this module, as the tests do.
 func (s *stage) build(ctx context.Context, dir string) (string, error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return "", err
 	}
 	path := filepath.Join(s.dir, filepath.Base(dir))
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, dir)
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, dir)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
