@@ -30,6 +30,9 @@ func (s *stage) held(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.end()) }()
+	if err := s.noteOthers(ctx); err != nil {
+		return err
+	}
 	if err := s.watcherMemory(ctx, 0); err != nil {
 		return err
 	}
@@ -44,6 +47,24 @@ func (s *stage) held(ctx context.Context) (err error) {
 	s.listTables(sizes)
 	s.memoryTable(append([]int{0}, sizes...))
 	return nil
+}
+
+// noteOthers says so if the host has sockets of its own that ours list, and others do not.
+func (s *stage) noteOthers(ctx context.Context) error {
+	const few = 100
+	var out counter
+	p, err := s.start(command{argv: []string{s.agent, "list"}, stdout: &out, stderr: io.Discard})
+	if err != nil {
+		return err
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+	}
+	if out.lines > few {
+		s.report.note("%s sockets in CLOSE_WAIT are not of this run: tcpwaitd lists them too", thousands(float64(out.lines)))
+	}
+	return errors.Join(ctx.Err(), s.stop(p))
 }
 
 // heldAt measures with n sockets. An error is for what was to come after it as well.
