@@ -90,16 +90,6 @@ PASS
 	}
 }
 
-func TestParseTimeWait(t *testing.T) {
-	const text = "sockets: used 5\nTCP: inuse 1 orphan 0 tw 23 alloc 4 mem 0\nUDP: inuse 0 mem 0\n"
-	if n, err := parseTimeWait(text); err != nil || n != 23 {
-		t.Errorf("%d, %v", n, err)
-	}
-	if _, err := parseTimeWait("sockets: used 5\n"); err == nil {
-		t.Error("nothing was taken for a number")
-	}
-}
-
 func TestParseWalk(t *testing.T) {
 	if took, err := parseWalk("23 24 5000000\n", 23); err != nil || took != 5*time.Millisecond {
 		t.Errorf("%v, %v", took, err)
