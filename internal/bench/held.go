@@ -61,10 +61,13 @@ func (s *stage) noteOthers(ctx context.Context) error {
 	case <-p.done:
 	case <-ctx.Done():
 	}
+	if err := errors.Join(ctx.Err(), s.stop(p)); err != nil {
+		return err
+	}
 	if out.lines > few {
 		s.report.note("%s sockets in CLOSE_WAIT are not of this run: tcpwaitd lists them too", thousands(float64(out.lines)))
 	}
-	return errors.Join(ctx.Err(), s.stop(p))
+	return nil
 }
 
 // heldAt measures with n sockets. An error is for what was to come after it as well.

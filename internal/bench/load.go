@@ -133,18 +133,24 @@ func (c *child) hold() error {
 		return err
 	}
 	// An address of its own for each holder: the ports of one do not go further. The kernel would
-	// choose a port again when the peer is gone, and that resets the socket which is still there.
+	// choose a port again, for its peer is gone, and reset the socket which is still there.
 	from := &unix.SockaddrInet4{Addr: [4]byte{127, 1, byte(c.index >> 8), byte(c.index)}}
 	to := &unix.SockaddrInet4{Port: serverPort + 1 + c.index, Addr: [4]byte{127, 0, 0, 1}}
-	held := make([]int, 0, c.n)
+	held, ended := make([]int, 0, c.n), make([]int, 0, vanishing)
 	for i := range c.n {
 		from.Port = firstHeldPort + i
 		client, server, err := pair(listener, from, to)
 		if err != nil {
 			return err
 		}
-		if err := unix.Close(client); err != nil {
-			return fmt.Errorf("close client: %w", err)
+		if err := unix.Shutdown(client, unix.SHUT_WR); err != nil {
+			return fmt.Errorf("shut down: %w", err)
+		}
+		if ended = append(ended, client); len(ended) == vanishing || i == c.n-1 {
+			if err := vanish(ended); err != nil {
+				return err
+			}
+			ended = ended[:0]
 		}
 		if i%2 == 0 {
 			if n, err := unix.Read(server, make([]byte, 1)); n != 0 || err != nil {
@@ -162,26 +168,58 @@ func (c *child) hold() error {
 	return c.wait()
 }
 
-// inCloseWait fails unless all are, within some seconds.
-func inCloseWait(fds []int) error {
-	const closeWait = 8
-	deadline := time.Now().Add(5 * time.Second)
+// vanishing sides vanish together: the ACK of a FIN may be delayed by 40 ms.
+const vanishing = 256
+
+// vanish takes sockets that have sent their FIN away without a word. After close() the kernel
+// does so only after a time, and resets some of the other sides then: those whose ACK came while
+// close() was not through.
+func vanish(fds []int) error {
 	for _, fd := range fds {
-		for {
-			info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-			if err != nil {
-				return fmt.Errorf("ask for state: %w", err)
-			}
-			if info.State == closeWait {
-				break
-			}
-			if time.Now().After(deadline) {
-				return fmt.Errorf("a socket is in state %d, want CLOSE_WAIT", info.State)
-			}
-			time.Sleep(time.Millisecond)
+		if err := waitState(fd, finWait2); err != nil {
+			return err
+		}
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1); err != nil {
+			return fmt.Errorf("silence client: %w", err)
+		}
+		if err := unix.Close(fd); err != nil {
+			return fmt.Errorf("close client: %w", err)
 		}
 	}
 	return nil
+}
+
+// States as TCP_INFO has them.
+const (
+	finWait2  = 5
+	closeWait = 8
+)
+
+// inCloseWait fails unless all are.
+func inCloseWait(fds []int) error {
+	for _, fd := range fds {
+		if err := waitState(fd, closeWait); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waitState fails unless a socket enters a state within some seconds.
+func waitState(fd int, state uint8) error {
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return fmt.Errorf("ask for state: %w", err)
+		}
+		if info.State == state {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("a socket is in state %d, want %d", info.State, state)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // receive sends and reads n times on one connection when it is told to.
