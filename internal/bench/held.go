@@ -38,15 +38,13 @@ func (s *stage) held(ctx context.Context) (err error) {
 	}
 	sizes := s.sizes()
 	for _, n := range sizes {
-		if err := s.heldAt(ctx, c, n); errors.Is(err, context.Canceled) {
-			return err
-		} else if err != nil {
+		if err := s.heldAt(ctx, c, n); err != nil {
 			s.failAt(n, err)
 		}
 	}
 	s.listTables(sizes)
 	s.memoryTable(append([]int{0}, sizes...))
-	return nil
+	return ctx.Err()
 }
 
 // noteOthers says so if the host has sockets of its own that ours list, and others do not.
