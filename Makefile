@@ -19,7 +19,7 @@ demo: build ## start a small leaking server of our own and catch it (root)
 	@scripts/demo.sh
 
 generate: ## compile bpf/ and write the Go side of it (clang-14, libbpf-dev)
-	go generate ./internal/tracer
+	go generate ./internal/tracer ./internal/bench/floor
 
 generate-check: ## fail if the committed objects differ from what bpf/ compiles to
 	scripts/generate-check.sh
@@ -42,10 +42,8 @@ test-race: ## the same under the race detector (needs gcc)
 test-vm: ## the kernel tests on Debian's kernels in QEMU (root, installs QEMU)
 	scripts/vmtest.sh
 
-bench: ## what it costs: overhead under churn, Go benchmarks with allocations (root)
-	scripts/overhead.sh
-	scripts/stackcost.sh
-	go test -run '^$$' -bench . -benchmem ./internal/...
+bench: ## measure the cost beside PEERS=... and write docs/performance.md (root)
+	scripts/bench.sh $(ARGS)
 
 clean: ## remove what the other targets made
 	rm -rf tcpwaitd bin .cache

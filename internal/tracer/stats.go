@@ -59,13 +59,8 @@ func (t *Tracer) Stats() (Stats, error) {
 			*to += n
 		}
 	}
-	var here []bpfHandled
-	if err := t.maps.Maps["latest"].Lookup(uint32(0), &here); err != nil {
-		return s, fmt.Errorf("read counters of the state program: %w", err)
-	}
-	for i := range here {
-		s.Made += here[i].Made
-		s.Filtered += here[i].Filtered
+	if err := t.countedHere(&s); err != nil {
+		return s, err
 	}
 	s.StacksLost += t.stacksDropped.Load()
 	for _, coll := range t.progs {
@@ -86,4 +81,21 @@ func (t *Tracer) Stats() (Stats, error) {
 func (t *Tracer) Loss() (event.Loss, error) {
 	s, err := t.Stats()
 	return s.Loss(), err
+}
+
+// countedHere adds what the state program counted, which a tracer for snapshots has not.
+func (t *Tracer) countedHere(s *Stats) error {
+	latest := t.maps.Maps["latest"]
+	if latest == nil {
+		return nil
+	}
+	var here []bpfHandled
+	if err := latest.Lookup(uint32(0), &here); err != nil {
+		return fmt.Errorf("read counters of the state program: %w", err)
+	}
+	for i := range here {
+		s.Made += here[i].Made
+		s.Filtered += here[i].Filtered
+	}
+	return nil
 }
