@@ -10,6 +10,8 @@ func allowedSkips() map[string]string {
 		"tun":   "a device that containers need not have (/dev/net/tun)",
 		"ktls":  "a kernel option (CONFIG_TLS)",
 
+		"32-bit programs": "some virtual machines run none, whatever the kernel's options",
+
 		"mini-socket hooks": "fentry and fexit, which some kernels refuse; VM guests of amd64 have them",
 
 		"unwind tables":   "an amd64 kernel of 5.17 or newer; others have a test of their own way",

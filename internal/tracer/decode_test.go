@@ -105,6 +105,21 @@ func TestComms(t *testing.T) {
 	}
 }
 
+// Who read last has the name of the owner, or of a holder with that pid and start.
+func TestCommsOfHolders(t *testing.T) {
+	task := func(pid uint32, start event.BootTime, comm string) event.Task {
+		return event.Task{Pid: pid, Start: start, Comm: event.MakeComm(comm)}
+	}
+	c := commsOf([]event.Task{task(2, 7, "nc"), task(3, 11, "cat")})
+	owner := task(5, 13, "java")
+	for _, want := range []event.Task{task(2, 7, "nc"), task(3, 11, "cat"), owner, task(2, 8, ""), task(7, 7, ""), {}} {
+		got := event.Task{Pid: want.Pid, Start: want.Start}
+		if c.name(&got, &owner); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+}
+
 // The words of the C enums are those of package event.
 func TestEnumsAgree(t *testing.T) {
 	if bpfEvidenceEVIDENCE_SCAN != bpfEvidence(event.EvidenceScan) || bpfEvidenceEVIDENCE_ACCEPT != bpfEvidence(event.EvidenceAccept) ||

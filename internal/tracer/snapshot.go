@@ -29,13 +29,18 @@ const readBuffer = 256 << 10
 type Look struct {
 	event.Snapshot
 	sockets socketRows
+	comms   comms
 }
 
 // Len is the number of sockets.
 func (l *Look) Len() int { return l.sockets.n }
 
 // Socket reads socket number i.
-func (l *Look) Socket(i int, to *event.Socket) { l.sockets.read(i, to) }
+func (l *Look) Socket(i int, to *event.Socket) {
+	l.sockets.read(i, to)
+	l.comms.name(&to.EOFTask, &to.Owner)
+	l.comms.name(&to.User, &to.Owner)
+}
 
 // All goes through the sockets; each is valid until the next.
 func (l *Look) All() iter.Seq[*event.Socket] {
@@ -59,7 +64,7 @@ func (t *Tracer) Snapshot(ctx context.Context, opts SnapshotOptions) (*event.Sna
 	for i := range l.Sockets {
 		l.Socket(i, &l.Sockets[i])
 	}
-	l.sockets = socketRows{}
+	l.sockets, l.comms = socketRows{}, nil
 	return &l.Snapshot, nil
 }
 
@@ -76,7 +81,7 @@ func (t *Tracer) Look(ctx context.Context, opts SnapshotOptions) (*Look, error) 
 		return nil, err
 	}
 	l.To = Now()
-	l.sockets = all.sockets
+	l.sockets, l.comms = all.sockets, commsOf(all.tasks)
 	if opts.Holders {
 		l.Holders = all.holders()
 	}
