@@ -66,14 +66,10 @@ static __always_inline bool tracks_user(struct sock *sk)
  */
 __u64 last_users[USERS];
 
-/* 0: cannot be told from others. An accepted MPTCP socket has its listener's cookie. */
 static __always_inline __u64 user_key(struct sock *sk)
 {
-	__u64 cookie = sk->__sk_common.skc_cookie.counter;
-
-	if (!cookie || sk->sk_protocol != IPPROTO_TCP)
-		return 0;
-	return cookie << PID_BITS | bpf_get_current_task_btf()->tgid;
+	return sk->__sk_common.skc_cookie.counter << PID_BITS |
+	       bpf_get_current_pid_tgid() >> 32;
 }
 
 static __always_inline __u64 *user_slot(__u64 key)
@@ -85,16 +81,20 @@ static __always_inline bool used_it_last(struct sock *sk)
 {
 	__u64 key = user_key(sk);
 
-	return key && *user_slot(key) == key;
+	return *user_slot(key) == key;
 }
 
-/* Forgets whoever it was before, too; nobody is remembered while an owner is looked for. */
+/*
+ * Forgets whoever it was before, too; nobody is remembered while an owner is looked for, nor of
+ * sockets that cannot be told from others: an accepted MPTCP socket has its listener's cookie.
+ */
 static __always_inline void remember_user(const struct record *rec,
 					  struct sock *sk)
 {
 	__u64 key = user_key(sk);
 
-	if (key)
+	if (sk->__sk_common.skc_cookie.counter &&
+	    sk->sk_protocol == IPPROTO_TCP)
 		*user_slot(key) = rec->evidence || !own_by_io ? key : 0;
 }
 
