@@ -32,9 +32,19 @@ struct {
  */
 __u8 overflowing;
 
-/* Where the line is crossed, and not again above it: the reader is on its way, or busy. */
+/* Set by Go when there has been nothing to read for a while. */
+__u8 reader_sleeps;
+
+/*
+ * The reader is woken where the line is crossed, and not again above it: it is on its way then,
+ * or busy.
+ */
 static __always_inline __u64 wakeup_here(void)
 {
+	if (reader_sleeps) {
+		reader_sleeps = 0;
+		return BPF_RB_FORCE_WAKEUP;
+	}
 	if (!wake_bytes)
 		return BPF_RB_NO_WAKEUP;
 	return bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) - wake_bytes <

@@ -555,6 +555,7 @@ const (
 	bpfVarOnlyCloses         = "only_closes"
 	bpfVarOverflowing        = "overflowing"
 	bpfVarOwnByIo            = "own_by_io"
+	bpfVarReaderSleeps       = "reader_sleeps"
 	bpfVarRelativesFound     = "relatives_found"
 	bpfVarSnapshotHeld       = "snapshot_held"
 	bpfVarSnapshotImport     = "snapshot_import"
@@ -706,6 +707,7 @@ type bpfVariableSpecs struct {
 	OnlyCloses         *ebpf.VariableSpec `ebpf:"only_closes"`
 	Overflowing        *ebpf.VariableSpec `ebpf:"overflowing"`
 	OwnByIo            *ebpf.VariableSpec `ebpf:"own_by_io"`
+	ReaderSleeps       *ebpf.VariableSpec `ebpf:"reader_sleeps"`
 	RelativesFound     *ebpf.VariableSpec `ebpf:"relatives_found"`
 	SnapshotHeld       *ebpf.VariableSpec `ebpf:"snapshot_held"`
 	SnapshotImport     *ebpf.VariableSpec `ebpf:"snapshot_import"`
@@ -835,6 +837,7 @@ type bpfVariables struct {
 	OnlyCloses         *ebpf.Variable `ebpf:"only_closes"`
 	Overflowing        *ebpf.Variable `ebpf:"overflowing"`
 	OwnByIo            *ebpf.Variable `ebpf:"own_by_io"`
+	ReaderSleeps       *ebpf.Variable `ebpf:"reader_sleeps"`
 	RelativesFound     *ebpf.Variable `ebpf:"relatives_found"`
 	SnapshotHeld       *ebpf.Variable `ebpf:"snapshot_held"`
 	SnapshotImport     *ebpf.Variable `ebpf:"snapshot_import"`

@@ -42,8 +42,10 @@ const (
 	// smallRing stays in the processor's cache, which halves the cost of writing to it; it
 	// holds 40 ms of the highest rate measured (270,000 transitions in a second).
 	smallRing = 1 << 20
-	// largeRing holds 80,000 transitions or more.
-	largeRing = 8 << 20
+	// spareRing holds twice as much. Rings are resident as long as they are mapped, twice.
+	spareRing = 2 << 20
+	// stackRing holds 23,000 transitions with stacks.
+	stackRing = 4 << 20
 	// A snapshot needs no ring, the kernel wants one page.
 	idleRing  = 4096
 	portWords = 1024
@@ -66,9 +68,9 @@ func (c *Config) ringBytes() (ring, overflow int) {
 	case c.RingBytes != 0:
 		return c.RingBytes, c.RingBytes
 	case c.Stacks.Sink != nil:
-		return largeRing, idleRing
+		return stackRing, idleRing
 	default:
-		return smallRing, largeRing
+		return smallRing, spareRing
 	}
 }
 

@@ -14,7 +14,13 @@ import (
 
 // pollEvery is how often the ring is looked at: the kernel does not wake the reader for a
 // single event, which would cost twenty times the event.
-const pollEvery = 18 * time.Millisecond
+const (
+	pollEvery = 18 * time.Millisecond
+	// After so many looks at an empty ring the reader sleeps until the kernel wakes it, but
+	// for the caller's sake not longer than this at a time.
+	quietLooks  = 23
+	sleepAtMost = 10 * pollEvery
+)
 
 // Run hands every transition to emit, in the ring's order, until ctx ends (nil), emit or
 // idle fails (their error) or Close is called (ErrClosed). idle, if not nil, is called
@@ -29,10 +35,7 @@ func (t *Tracer) Run(ctx context.Context, emit func(*event.Transition) error, id
 		return errSnapshotOnly
 	}
 	for ctx.Err() == nil {
-		if err := t.read(t.reader, t.wait(), maxBatch, emit); err != nil {
-			return err
-		}
-		if err := t.readOverflow(emit); err != nil {
+		if err := t.next(emit); err != nil {
 			return err
 		}
 		if err := idle(); err != nil {
@@ -42,17 +45,32 @@ func (t *Tracer) Run(ctx context.Context, emit func(*event.Transition) error, id
 	return nil
 }
 
-// wait passes the time until the next look, or returns until when to wait for the kernel to
-// wake us. The second keeps a thread in a system call, which at rest costs three times as much.
-func (t *Tracer) wait() (until time.Time) {
-	if t.reader.AvailableBytes() >= maxBatch/2 {
-		return past
+// next waits until it is time to look at the rings, and hands over what is there.
+func (t *Tracer) next(emit func(*event.Transition) error) error {
+	var deadline time.Time
+	t.quiet++
+	switch {
+	case t.reader.AvailableBytes() >= maxBatch/2:
+		deadline = past
+	case t.quiet > quietLooks:
+		// The kernel wakes us with the first record.
+		if err := t.set("reader_sleeps", flag(true)); err != nil {
+			return err
+		}
+		deadline = time.Now().Add(sleepAtMost)
+	case t.cfg.wakes():
+		deadline = time.Now().Add(pollEvery)
+	default:
+		time.Sleep(pollEvery)
+		if t.reader.AvailableBytes() == 0 && t.overflow.AvailableBytes() == 0 {
+			return nil
+		}
+		deadline = past
 	}
-	if t.cfg.wakes() {
-		return time.Now().Add(pollEvery)
+	if err := t.read(t.reader, deadline, maxBatch, emit); err != nil {
+		return err
 	}
-	time.Sleep(pollEvery)
-	return past
+	return t.readOverflow(emit)
 }
 
 // Drain hands over what is in the rings now, without waiting for more. What is written
@@ -119,6 +137,7 @@ func (t *Tracer) read(from *ringbuf.Reader, deadline time.Time, left int, emit f
 			return fmt.Errorf("read ring: %w", err)
 		}
 		left -= ringHeader + len(rec.RawSample)
+		t.quiet = 0
 		if kind := kindOf(rec.RawSample); kind != ringTransition {
 			// A stack that cannot be read is missing, nothing else.
 			if t.takeStack(kind, rec.RawSample) != nil {

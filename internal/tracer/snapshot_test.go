@@ -167,3 +167,21 @@ func TestNamespaceThatNobodyCanEnter(t *testing.T) {
 		})
 	}
 }
+
+func TestNoTCP(t *testing.T) {
+	const head = "sockets: used 23\n"
+	for text, want := range map[string]bool{
+		head + "TCP: inuse 0 orphan 7 tw 0 alloc 7 mem 2\nUDP: inuse 3 mem 0\n": true,
+		head + "TCP: inuse 1 orphan 0 tw 0 alloc 1 mem 0\n":                     false,
+		head + "TCP: inuse 0 orphan 0 tw 1 alloc 0 mem 0\n":                     false,
+		"TCP6: inuse 0\nUDP6: inuse 5\n":                                        true,
+		"TCP6: inuse 23\n":                                                      false,
+		"":                                                                      true,
+		head:                                                                    false,
+		"TCP: something else\n":                                                 false,
+	} {
+		if got := noTCP([]byte(text)); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}

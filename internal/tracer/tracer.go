@@ -36,8 +36,9 @@ type Tracer struct {
 	// users are the processes that held sockets when the watching began.
 	users map[uint32]bool
 
-	// comms belong to whoever reads the ring.
+	// These belong to whoever reads the rings; quiet counts looks that found nothing.
 	comms comms
+	quiet int
 
 	// received counts records decoded, dropped those that could not be.
 	received, dropped, stacksDropped atomic.Uint64
