@@ -28,7 +28,7 @@ func (l CaseList) At(i int) *Case { return &l[i] }
 
 // Dwell implements Cases.
 func (l CaseList) Dwell(i int) (time.Duration, bool) {
-	return l[i].Socket.Dwell(), l[i].Bound != event.BoundUnknown
+	return l[i].Dwell(), l[i].Bound != event.BoundUnknown
 }
 
 // All goes through cases; each is valid until the next.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
@@ -50,7 +51,7 @@ func (t *Tracer) next(emit func(*event.Transition) error) error {
 	var deadline time.Time
 	t.quiet++
 	switch {
-	case t.reader.AvailableBytes() >= maxBatch/2:
+	case t.rings.waiting(t.reader) >= maxBatch/2:
 		deadline = past
 	case t.quiet > quietLooks:
 		// The kernel wakes us with the first record.
@@ -62,15 +63,43 @@ func (t *Tracer) next(emit func(*event.Transition) error) error {
 		deadline = time.Now().Add(pollEvery)
 	default:
 		time.Sleep(pollEvery)
-		if t.reader.AvailableBytes() == 0 && t.overflow.AvailableBytes() == 0 {
+		deadline = past
+		if !t.rings.closed() && t.rings.waiting(t.reader) == 0 && t.rings.waiting(t.overflow) == 0 {
 			return nil
 		}
-		deadline = past
 	}
 	if err := t.read(t.reader, deadline, maxBatch, emit); err != nil {
 		return err
 	}
 	return t.readOverflow(emit)
+}
+
+// rings says what is in the rings while somebody may close them.
+type rings struct {
+	mu   sync.Mutex
+	done bool
+}
+
+// waiting is the number of bytes to be read, 0 once closed.
+func (r *rings) waiting(in *ringbuf.Reader) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done {
+		return 0
+	}
+	return in.AvailableBytes()
+}
+
+func (r *rings) closed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.done
+}
+
+func (r *rings) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.done = true
 }
 
 // Drain hands over what is in the rings now, without waiting for more. What is written
@@ -80,7 +109,7 @@ func (t *Tracer) Drain(emit func(*event.Transition) error) error {
 		return errSnapshotOnly
 	}
 	for _, r := range []*ringbuf.Reader{t.reader, t.overflow} {
-		if err := t.read(r, past, r.AvailableBytes(), emit); err != nil {
+		if err := t.read(r, past, t.rings.waiting(r), emit); err != nil {
 			return err
 		}
 	}
@@ -90,8 +119,8 @@ func (t *Tracer) Drain(emit func(*event.Transition) error) error {
 // readOverflow hands over what did not find room in the ring, once that has been read. Only
 // then the kernel goes back to the ring: what a socket did later comes later.
 func (t *Tracer) readOverflow(emit func(*event.Transition) error) error {
-	waiting := t.overflow.AvailableBytes()
-	if waiting == 0 || t.reader.AvailableBytes() > 0 {
+	waiting := t.rings.waiting(t.overflow)
+	if waiting == 0 || t.rings.waiting(t.reader) > 0 {
 		return nil
 	}
 	if err := t.read(t.overflow, past, waiting, emit); err != nil {
@@ -154,9 +183,8 @@ func (t *Tracer) read(from *ringbuf.Reader, deadline time.Time, left int, emit f
 
 // hand decodes one record and hands over the one or two transitions in it.
 func (t *Tracer) hand(raw []byte, tr *event.Transition, emit func(*event.Transition) error) error {
-	flags, err := decodeTransition(raw, tr)
-	if err != nil {
-		t.dropped.Add(1)
+	flags, ok := t.decode(raw, tr)
+	if !ok {
 		return nil
 	}
 	if tr.Owner.Known() {
@@ -176,6 +204,15 @@ func (t *Tracer) hand(raw []byte, tr *event.Transition, emit func(*event.Transit
 		return nil
 	}
 	return emit(tr)
+}
+
+// decode counts what it cannot read.
+func (t *Tracer) decode(raw []byte, tr *event.Transition) (flags uint16, ok bool) {
+	flags, err := decodeTransition(raw, tr)
+	if err != nil {
+		t.dropped.Add(1)
+	}
+	return flags, err == nil
 }
 
 // wantsStates chooses among the two transitions of a record; the kernel chose records.

@@ -30,6 +30,7 @@ type Tracer struct {
 	iters map[string]*link.Iter
 	// reader reads the ring, overflow what found no room there.
 	reader, overflow *ringbuf.Reader
+	rings            rings
 
 	unwinder    Unwinder
 	unwinderWhy string
@@ -347,6 +348,7 @@ func (t *Tracer) Close() error {
 		// Links first: nothing new arrives. Then the reader, so that a Run in
 		// progress ends. Programs and maps last, they are in use until then.
 		errs := closeLinks(t.links)
+		t.rings.close()
 		for _, r := range []*ringbuf.Reader{t.reader, t.overflow} {
 			if r != nil {
 				errs = append(errs, r.Close())
