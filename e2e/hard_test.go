@@ -54,7 +54,9 @@ func TestHardDescriptors(t *testing.T) {
 			}
 			w := s.watchSockets(t)
 			x := s.act(t, d.name)
-			pid := x.pids(t, func() { s.hangUpAll(t, x.port, d.name == "fastopen") })[0]
+			pid := x.pids(t, func() {
+				s.hangUpAll(t, x.port, hangUp{fastopen: d.name == "fastopen", afterRead: d.name == "fork_serves"})
+			})[0]
 			s.awaitWaitsAt(t, n, x.port)
 
 			for look, sockets := range map[string][]sceneSocket{"watched": s.seen(t, w), "unseen": s.list(t)} {
@@ -91,7 +93,7 @@ func checkOpeners(t *testing.T, sockets []sceneSocket, holds bool) {
 func TestHardExecHasItsNewName(t *testing.T) {
 	s := newScene(t)
 	x := s.act(t, "execs")
-	pid := x.pids(t, func() { s.hangUpAll(t, x.port, false) })[0]
+	pid := x.pids(t, func() { s.hangUpAll(t, x.port, hangUp{}) })[0]
 	waitFor(t, func() string {
 		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(comm) != "sleep\n" {
 			return fmt.Sprintf("pid %d is still %s", pid, comm)
@@ -223,13 +225,17 @@ func (x *doer) pids(t *testing.T, before func()) []int {
 	return pids
 }
 
+// hangUp is how clients end. afterRead: only when all they sent was read, or else whoever reads
+// late takes the FIN with it.
+type hangUp struct{ fastopen, afterRead bool }
+
 // hangUpAll makes n connections with two bytes of data and shuts them down on our side, once
 // all were accepted.
-func (s *scene) hangUpAll(t *testing.T, port uint16, fastopen bool) {
+func (s *scene) hangUpAll(t *testing.T, port uint16, how hangUp) {
 	t.Helper()
 	var conns []interface{ CloseWrite() error }
 	for range n {
-		if fastopen {
+		if how.fastopen {
 			conns = append(conns, s.dialFast(t, port))
 			continue
 		}
@@ -240,7 +246,8 @@ func (s *scene) hangUpAll(t *testing.T, port uint16, fastopen bool) {
 		conns = append(conns, c)
 	}
 	s.await(t, 2*n, "are connected and accepted", func(r testenv.TCPRow) bool {
-		return (r.Lport == port || r.Rport == port) && (r.State == event.Established || r.State == event.CloseWait) && r.Inode != 0
+		return (r.Lport == port || r.Rport == port) && (r.State == event.Established || r.State == event.CloseWait) && r.Inode != 0 &&
+			(!how.afterRead || r.RecvQ == 0)
 	})
 	for _, c := range conns {
 		if err := c.CloseWrite(); err != nil {
