@@ -73,11 +73,12 @@ func (e *Engine) watch(q *DiagnoseQuery) (*watcher, error) {
 const repairEvery = 30 * time.Second
 
 func (w *watcher) run(ctx context.Context, q DiagnoseQuery) error {
-	if _, err := w.reconcile(ctx); err != nil {
+	look, err := w.reconcile(ctx)
+	if err != nil {
 		return err
 	}
 	if q.First != nil {
-		first, err := w.judge(ctx)
+		first, err := w.judgeLook(ctx, look)
 		if err != nil {
 			return err
 		}
@@ -146,6 +147,11 @@ func (w *watcher) judge(ctx context.Context) (*Diagnosed, error) {
 	if err != nil {
 		return nil, err
 	}
+	return w.judgeLook(ctx, look)
+}
+
+// judgeLook judges what a look found, as far as it is open still.
+func (w *watcher) judgeLook(ctx context.Context, look *tracer.Look) (*Diagnosed, error) {
 	snap := &look.Snapshot
 	snap.Sockets = w.stillOpen(look)
 	clock := tracer.ReadClock(w.engine.cfg.Now)
