@@ -89,12 +89,13 @@ func (e *Engine) open(cfg tracer.Config) (*tracer.Tracer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Live {
+		// Reading the kernel's types leaves tens of megabytes that are never needed again. It
+		// takes time: who reads that hooks are attached must not wait for it.
+		debug.FreeOSMemory()
+	}
 	for _, h := range t.Hooks() {
 		e.log.Info("hook", "fact", h.Fact, "hook", h.Hook, "kind", h.Kind, "attached", h.Attached, "reason", h.Reason)
-	}
-	if cfg.Live {
-		// Reading the kernel's types leaves tens of megabytes that are never needed again.
-		debug.FreeOSMemory()
 	}
 	e.warnPidNamespace()
 	if cfg.Live && cfg.SyscallAccept {
