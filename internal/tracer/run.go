@@ -13,9 +13,9 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 )
 
-// pollEvery is how often the ring is looked at: the kernel does not wake the reader for a
-// single event, which would cost twenty times the event.
 const (
+	// pollEvery is how often the ring is looked at: the kernel does not wake the reader for a
+	// single event, which would cost twenty times the event.
 	pollEvery = 18 * time.Millisecond
 	// After so many looks at an empty ring the reader sleeps until the kernel wakes it, but
 	// for the caller's sake not longer than this at a time.
@@ -113,7 +113,10 @@ func (t *Tracer) Drain(emit func(*event.Transition) error) error {
 			return err
 		}
 	}
-	return nil
+	if t.rings.waiting(t.overflow) > 0 {
+		return nil
+	}
+	return t.set("overflowing", flag(false))
 }
 
 // readOverflow hands over what did not find room in the ring, once that has been read. Only
