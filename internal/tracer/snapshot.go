@@ -175,8 +175,7 @@ func (t *Tracer) readSockets(ctx context.Context, all *rows, snap *event.Snapsho
 		}
 		var failed error
 		err := ns.Do(func() error {
-			// Twice: the kernel adds up counts of CPUs, between which a socket can move.
-			if t.emptyNetns() && t.emptyNetns() {
+			if t.emptyNetns() {
 				return nil
 			}
 			failed = t.readIter(ctx, factSockets, all)
@@ -198,6 +197,16 @@ func (t *Tracer) readSockets(ctx context.Context, all *rows, snap *event.Snapsho
 // emptyNetns reports whether the namespace of this thread has no TCP sockets at all. All
 // namespaces share one table, so that going through it costs as much for one that has none.
 func (t *Tracer) emptyNetns() bool {
+	// Twice: the kernel adds up counts of CPUs, between which a socket can move.
+	for range 2 {
+		if !t.countsNoTCP() {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *Tracer) countsNoTCP() bool {
 	v4, err4 := os.ReadFile(t.cfg.Proc + "/thread-self/net/sockstat")
 	v6, err6 := os.ReadFile(t.cfg.Proc + "/thread-self/net/sockstat6")
 	// Without IPv6 in the kernel there is no second file.
