@@ -102,6 +102,31 @@ static __always_inline struct handled *latest_here(void)
 	return bpf_map_lookup_elem(&latest, &zero);
 }
 
+/* A record for sockets that have none: there is no room for one on the BPF stack. */
+struct spare {
+	__u64 busy;
+	struct record rec;
+};
+
+/*
+ * 0 -> the spare record of this CPU.
+ * Inserts: take_spare. Deletes: nobody. Full: fixed size; whoever finds it in use, in the middle
+ * of another, counts a transition as LOST.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct spare);
+} spares SEC(".maps");
+
+static __always_inline struct spare *spare_here(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&spares, &zero);
+}
+
 static __always_inline void count(enum counter counter, __u64 by)
 {
 	__u32 key = counter;

@@ -210,13 +210,39 @@ static __always_inline void substitute(struct record *rec, struct sock *sk)
 		rec->flow.lport = former_port(sk);
 }
 
+/* NULL where it is in use: the change is counted, and lost. */
+static __always_inline struct spare *take_spare(void)
+{
+	struct spare *spare = spare_here();
+
+	if (spare && !spare->busy) {
+		spare->busy = 1;
+		/* An interrupt must find this done. */
+		barrier();
+		__builtin_memset(&spare->rec, 0, sizeof(spare->rec));
+		return spare;
+	}
+	count(COUNTER_MADE, 1);
+	count(COUNTER_LOST, 1);
+	return NULL;
+}
+
+static __always_inline void give_spare(struct spare *spare)
+{
+	barrier();
+	spare->busy = 0;
+}
+
 static __noinline void tell_without_record(struct change *c, struct sock *sk)
 {
-	struct record rec = {};
+	struct spare *spare = take_spare();
 
-	substitute(&rec, sk);
-	fill_no_port(c, &rec, sk);
-	tell(c, &rec, NULL);
+	if (!spare)
+		return;
+	substitute(&spare->rec, sk);
+	fill_no_port(c, &spare->rec, sk);
+	tell(c, &spare->rec, NULL);
+	give_spare(spare);
 }
 
 /* Before the peer's FIN came nothing but a mini-socket in FIN_WAIT2 is left, or a reset. */

@@ -110,10 +110,14 @@ static __always_inline int on_mini_before(struct inet_timewait_sock *tw)
 static __noinline void tell_unknown(struct change *c, __u64 cookie,
 				    struct inet_timewait_sock *tw)
 {
-	struct record rec = {.cookie = cookie};
+	struct spare *spare = take_spare();
 
-	fill_flow(&rec.flow, &tw->__tw_common);
-	tell(c, &rec, NULL);
+	if (!spare)
+		return;
+	spare->rec.cookie = cookie;
+	fill_flow(&spare->rec.flow, &tw->__tw_common);
+	tell(c, &spare->rec, NULL);
+	give_spare(spare);
 }
 
 static __noinline void tell_late(struct inet_timewait_sock *tw, __u64 cookie)

@@ -390,6 +390,12 @@ type bpfSocketRow struct {
 	More         uint32
 }
 
+type bpfSpare struct {
+	_    structs.HostLayout
+	Busy uint64
+	Rec  bpfRecord
+}
+
 type bpfStack struct {
 	_       structs.HostLayout
 	Kind    uint32
@@ -514,6 +520,7 @@ const (
 	bpfMapRules              = "rules"
 	bpfMapRuntimes           = "runtimes"
 	bpfMapSeen               = "seen"
+	bpfMapSpares             = "spares"
 	bpfMapTables             = "tables"
 	bpfMapThreadRow          = "thread_row"
 	bpfMapWalks              = "walks"
@@ -682,6 +689,7 @@ type bpfMapSpecs struct {
 	Rules          *ebpf.MapSpec `ebpf:"rules"`
 	Runtimes       *ebpf.MapSpec `ebpf:"runtimes"`
 	Seen           *ebpf.MapSpec `ebpf:"seen"`
+	Spares         *ebpf.MapSpec `ebpf:"spares"`
 	Tables         *ebpf.MapSpec `ebpf:"tables"`
 	ThreadRow      *ebpf.MapSpec `ebpf:"thread_row"`
 	Walks          *ebpf.MapSpec `ebpf:"walks"`
@@ -784,6 +792,7 @@ type bpfMaps struct {
 	Rules          *ebpf.Map `ebpf:"rules"`
 	Runtimes       *ebpf.Map `ebpf:"runtimes"`
 	Seen           *ebpf.Map `ebpf:"seen"`
+	Spares         *ebpf.Map `ebpf:"spares"`
 	Tables         *ebpf.Map `ebpf:"tables"`
 	ThreadRow      *ebpf.Map `ebpf:"thread_row"`
 	Walks          *ebpf.Map `ebpf:"walks"`
@@ -811,6 +820,7 @@ func (m *bpfMaps) Close() error {
 		m.Rules,
 		m.Runtimes,
 		m.Seen,
+		m.Spares,
 		m.Tables,
 		m.ThreadRow,
 		m.Walks,
