@@ -151,9 +151,10 @@ static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 	own_if_unknown(rec, EVIDENCE_READ);
 	/* The stack of a recv() that returns 0 has a place of its own. */
 	stack = n > 0 && wants_stack(sk);
-	if (stack || tracks_user(sk))
+	if (stack || tracks_user(sk)) {
 		note_user(rec, EVIDENCE_READ, stack);
-	remember_user(rec, sk);
+		remember_user(rec, sk);
+	}
 	if (n > 0 && took_fin(sk))
 		rec->flags |= RECORD_TOOK_FIN;
 	if (rec->eof_at || !told_eof(sk, n, flags))
