@@ -38,9 +38,6 @@ func TestParse(t *testing.T) {
 
 // A quick run measures everything once, and leaves nothing behind.
 func TestQuick(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a minute")
-	}
 	testenv.RequireRoot(t)
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
