@@ -78,7 +78,7 @@ func leakIn(t *testing.T, o testenv.Options, procs ...string) *testenv.Leaker {
 		script += "echo $$ > '" + file + "'\n"
 	}
 	wrapper := filepath.Join(t.TempDir(), "leaker")
-	if err := os.WriteFile(wrapper, []byte(script+"exec '"+program+"' \"$@\"\n"), 0o755); err != nil {
+	if err := testenv.WriteProgram(wrapper, []byte(script+"exec '"+program+"' \"$@\"\n")); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("TCPWAITD_LEAKER", wrapper)

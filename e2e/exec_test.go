@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -131,7 +132,7 @@ func TestExecPassesThrough(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string, mode os.FileMode) string {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		if err := errors.Join(testenv.WriteProgram(path, []byte(text)), os.Chmod(path, mode)); err != nil {
 			t.Fatal(err)
 		}
 		return path
@@ -663,7 +664,7 @@ func TestExecWorkedExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	// We are root already, and sudo may be missing.
-	if err := os.WriteFile(filepath.Join(bin, "sudo"), []byte("#!/bin/sh\nexec \"$@\"\n"), 0o755); err != nil {
+	if err := testenv.WriteProgram(filepath.Join(bin, "sudo"), []byte("#!/bin/sh\nexec \"$@\"\n")); err != nil {
 		t.Fatal(err)
 	}
 	run := func(code int) result {

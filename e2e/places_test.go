@@ -182,7 +182,7 @@ func copyLeaker(t *testing.T, to string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(to, b, 0o755); err != nil {
+	if err := testenv.WriteProgram(to, b); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
 // hostile: what a process can put where the agent looks. The agent is shared with the
@@ -90,7 +92,7 @@ func (l *lab) corruptELF(t *testing.T) {
 			defer f.Close()
 			d.do(file, f)
 			path := filepath.Join(t.TempDir(), "server")
-			if err := os.WriteFile(path, file, 0o755); err != nil {
+			if err := testenv.WriteProgram(path, file); err != nil {
 				t.Fatal(err)
 			}
 			x := l.serve(t, path, "PORT")

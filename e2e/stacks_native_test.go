@@ -147,7 +147,7 @@ func copyTo(t *testing.T, from, to string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(to, all, 0o755); err != nil {
+	if err := testenv.WriteProgram(to, all); err != nil {
 		t.Fatal(err)
 	}
 	return to
