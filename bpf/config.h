@@ -69,10 +69,10 @@ __u8 watch_eof;
 __u8 late_time_wait;
 
 /* The running snapshot; Go lets only one run at a time. */
-__u32
-    snapshot_states; /* bit n: rows for sockets in state n; 0: none, of holders all */
-__u8 snapshot_import; /* 1: give sockets a record, and a holder as owner */
-__u8 snapshot_held;   /* 1: rows for every socket with a descriptor */
+__u32 snapshot_states;	/* bit n: rows for sockets in state n */
+__u8 snapshot_import;	/* 1: give sockets a record, and a holder as owner */
+__u8 snapshot_baseline; /* 1: descriptors of sockets in every state */
+__u8 snapshot_held;	/* 1: rows for every socket with a descriptor */
 
 /* The task whose descriptors are being written: pid and tgid; Go sets it to 0 before. */
 __u64 snapshot_task;

@@ -413,7 +413,7 @@ static __always_inline bool is_kernels(struct sock *sk)
 {
 	struct socket *socket = sk->sk_socket;
 
-	return socket && !BPF_CORE_READ(socket, file);
+	return socket && !socket->file;
 }
 
 #define USER32_CS      0x23 /* x86: the code segment of 32-bit programs */

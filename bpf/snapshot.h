@@ -142,8 +142,7 @@ static __always_inline void row_port(struct socket_row *row,
 	if (!bucket)
 		return;
 	row->flags |= SOCKET_PORT;
-	if (BPF_CORE_READ(bucket, fastreuse) >= 0 ||
-	    BPF_CORE_READ(bucket, fastreuseport) >= 0)
+	if (bucket->fastreuse >= 0 || bucket->fastreuseport >= 0)
 		row->flags |= SOCKET_PORT_BOUND;
 }
 
@@ -447,7 +446,7 @@ static __always_inline int on_file_row(struct seq_file *seq,
 	if (!is_tcp(sk))
 		return 0;
 	state = state_of(sk);
-	if (state != TCP_LISTEN && snapshot_states && !wanted_row(state))
+	if (state != TCP_LISTEN && !snapshot_baseline && !wanted_row(state))
 		return 0;
 	if (state == TCP_CLOSE && !is_zombie(sk))
 		return 0;

@@ -13,7 +13,8 @@ type Cases interface {
 	Len() int
 	// At returns one, valid until the next call.
 	At(i int) *Case
-	// Dwell is that of the socket and whether it is known; it costs less than At.
+	// Dwell is that of the socket and whether it is known; it costs less than At, and may be
+	// asked for by another goroutine meanwhile.
 	Dwell(i int) (d time.Duration, known bool)
 }
 

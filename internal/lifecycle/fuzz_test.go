@@ -96,9 +96,9 @@ func (h *host) snapshot(racer event.Cookie, way byte) {
 		h.deliver(tr)
 	}
 	h.late = nil
-	r := h.table.Reconcile(&s, s.All())
-	for i := range r.Finished {
-		h.finished(&r.Finished[i])
+	gone := h.table.Reconcile(&s, s.All())
+	for i := range gone {
+		h.finished(&gone[i])
 	}
 	h.balance()
 	// What was lost while the pass ran is found by the next one.
@@ -192,7 +192,7 @@ func FuzzTableRaw(f *testing.F) {
 			if script[0] >= 0xf0 {
 				s := snap(at, at+10, row(at+event.KTime(script[2]%10), c, event.KTime(script[3]), event.Bound(script[4]%3)))
 				s.Sockets[0].State = event.State(script[2] % 14)
-				for _, f := range h.table.Reconcile(&s, s.All()).Finished {
+				for _, f := range h.table.Reconcile(&s, s.All()) {
 					if f.Dwell < 0 {
 						t.Fatalf("negative dwell: %+v", f)
 					}

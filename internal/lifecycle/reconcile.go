@@ -6,22 +6,15 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 )
 
-// Repair is what a snapshot changed in the table.
-type Repair struct {
-	// Opened are waits that were found, Finished those that were gone.
-	Opened   []Wait
-	Finished []Finished
-}
-
-// Reconcile makes the table equal to the kernel's, as of the snapshot and of the
-// transitions applied so far. Drain the ring after the pass and before this call:
+// Reconcile makes the table equal to the kernel's, as of the snapshot and of the transitions applied
+// so far, and returns the waits that were gone. Drain the ring after the pass and before this call:
 // then a row that a transition has overtaken is recognised. Every row is compared
 // by its own time, so nothing needs to be announced before the pass.
 //
 // rows are the sockets of the snapshot, each valid until the next: all in CLOSE_WAIT; those
 // of other states may be left out. Waits in namespaces it could not read are left as they are.
-func (t *Table) Reconcile(snap *event.Snapshot, rows iter.Seq[*event.Socket]) Repair {
-	var r Repair
+func (t *Table) Reconcile(snap *event.Snapshot, rows iter.Seq[*event.Socket]) []Finished {
+	var finished []Finished
 	t.pass++
 	for row := range rows {
 		if row.Subflow {
@@ -33,24 +26,24 @@ func (t *Table) Reconcile(snap *event.Snapshot, rows iter.Seq[*event.Socket]) Re
 			continue
 		}
 		if row.State == event.CloseWait {
-			t.waiting(row, &r)
+			t.waiting(row, &finished)
 		} else {
-			t.elsewhere(row, &r)
+			t.elsewhere(row, &finished)
 		}
 	}
-	t.sweep(snap, &r)
+	t.sweep(snap, &finished)
 	if len(snap.UnreadNetns) == 0 {
 		t.complete = max(t.complete, snap.From)
 	}
-	return r
+	return finished
 }
 
 // waiting handles a row in CLOSE_WAIT.
-func (t *Table) waiting(row *event.Socket, r *Repair) {
+func (t *Table) waiting(row *event.Socket, finished *[]Finished) {
 	i, open := t.index[row.Cookie]
 	if !open {
 		if t.believable(row) {
-			t.found(row, r)
+			t.found(row)
 		}
 		return
 	}
@@ -61,8 +54,8 @@ func (t *Table) waiting(row *event.Socket, r *Repair) {
 		return
 	}
 	if row.Bound == event.Exact && row.Since > s.LastSeen {
-		r.Finished = append(r.Finished, *t.finish(s, gone(s, row.Since)))
-		t.found(row, r)
+		*finished = append(*finished, *t.finish(s, gone(s, row.Since)))
+		t.found(row)
 		return
 	}
 	s.refresh(row)
@@ -91,7 +84,7 @@ func (t *Table) believable(row *event.Socket) bool {
 }
 
 // found opens a wait from a row.
-func (t *Table) found(row *event.Socket, r *Repair) {
+func (t *Table) found(row *event.Socket) {
 	w := Wait{Cookie: row.Cookie, Since: row.Since, Bound: row.Bound}
 	if row.Bound == event.BoundUnknown {
 		// Nothing bounds the age but this look.
@@ -107,11 +100,10 @@ func (t *Table) found(row *event.Socket, r *Repair) {
 		// The kernel watched it enter and we did not hear of it.
 		t.stats.Missed++
 	}
-	r.Opened = append(r.Opened, s.Wait)
 }
 
 // elsewhere handles a row in another state.
-func (t *Table) elsewhere(row *event.Socket, r *Repair) {
+func (t *Table) elsewhere(row *event.Socket, finished *[]Finished) {
 	i, open := t.index[row.Cookie]
 	if !open {
 		return
@@ -127,11 +119,11 @@ func (t *Table) elsewhere(row *event.Socket, r *Repair) {
 		// LAST_ACK follows CLOSE_WAIT directly: its entry is the leaving.
 		e.at, e.dwell, e.bound = row.Since, row.Since.Sub(s.Since), s.Bound
 	}
-	r.Finished = append(r.Finished, *t.finish(s, e))
+	*finished = append(*finished, *t.finish(s, e))
 }
 
 // sweep finishes the waits that were there before the pass and were not found by it.
-func (t *Table) sweep(snap *event.Snapshot, r *Repair) {
+func (t *Table) sweep(snap *event.Snapshot, finished *[]Finished) {
 	for i := range t.slab {
 		s := &t.slab[i]
 		if s.Cookie == 0 || s.pass == t.pass || s.LastSeen >= snap.From {
@@ -140,7 +132,7 @@ func (t *Table) sweep(snap *event.Snapshot, r *Repair) {
 		if !wasRead(snap, &s.Flow) {
 			continue
 		}
-		r.Finished = append(r.Finished, *t.finish(s, gone(s, snap.From)))
+		*finished = append(*finished, *t.finish(s, gone(s, snap.From)))
 	}
 }
 

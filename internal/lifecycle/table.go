@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
@@ -82,6 +83,16 @@ func New(o Options) *Table {
 		o.Tombstones = DefaultTombstones
 	}
 	return &Table{max: o.Max, index: make(map[event.Cookie]int32), graves: newGraves(o.Tombstones)}
+}
+
+// Reserve makes room for n waits at once, where they are known to come.
+func (t *Table) Reserve(n int) {
+	n = min(n, t.max)
+	if len(t.index) > 0 || n <= cap(t.slab) {
+		return
+	}
+	t.slab = slices.Grow(t.slab, n-len(t.slab))
+	t.index = make(map[event.Cookie]int32, n)
 }
 
 // Len is the number of open waits.

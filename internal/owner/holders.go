@@ -87,13 +87,18 @@ func (x *Index) build() {
 }
 
 // ByCookie returns the descriptors of a socket, by pid and number; nil if there are none.
-func (x *Index) ByCookie(c event.Cookie) []event.Holder {
-	first := x.cookies.First(c)
+func (x *Index) ByCookie(c event.Cookie) []event.Holder { return x.from(x.First(c)) }
+
+// First is the number of a socket's first descriptor, negative if it has none.
+func (x *Index) First(c event.Cookie) int { return x.cookies.First(c) }
+
+// from returns the descriptors of the socket whose first one has this number.
+func (x *Index) from(first int) []event.Holder {
 	if first < 0 {
 		return nil
 	}
 	end := first + 1
-	for end < len(x.holders) && x.holders[end].Cookie == c {
+	for end < len(x.holders) && x.holders[end].Cookie == x.holders[first].Cookie {
 		end++
 	}
 	return x.holders[first:end:end]
@@ -177,13 +182,13 @@ func match(listener event.Flow, q queue) int {
 // An MPTCP subflow has the descriptors of the connection it belongs to.
 func (x *Index) Case(s *event.Socket, known bool) diagnosis.Case {
 	c := diagnosis.Case{Socket: *s, HoldersKnown: known}
-	x.Join(&c)
+	x.Join(&c, x.First(c.Cookie))
 	return c
 }
 
-// Join adds what Case does to a case that has its socket.
-func (x *Index) Join(c *diagnosis.Case) {
-	c.Holders = x.ByCookie(c.Cookie)
+// Join adds what Case does to a case that has its socket, whose first descriptor is First.
+func (x *Index) Join(c *diagnosis.Case, first int) {
+	c.Holders = x.from(first)
 	if c.Holders == nil && c.Subflow {
 		if c.Parent == 0 {
 			return // it cannot be told whether its connection was accepted
@@ -226,7 +231,7 @@ func Cases(snap *event.Snapshot) []diagnosis.Case {
 	for i := range snap.Sockets {
 		c := &cases[i]
 		c.Socket, c.HoldersKnown = snap.Sockets[i], snap.HoldersKnown
-		x.Join(c)
+		x.Join(c, x.First(c.Cookie))
 	}
 	return cases
 }

@@ -57,7 +57,11 @@ func (e *Engine) watch(q *DiagnoseQuery) (*watcher, error) {
 	chosen.Pids = nil
 	// A row has no direction to filter by, and table and snapshot must see the same.
 	chosen.Direction = event.DirectionUnknown
-	t, err := e.openStacks(tracer.Config{Filter: chosen, Live: q.For > 0, Users: q.For > 0}, q.Threshold)
+	cfg := tracer.Config{Filter: chosen, Live: q.For > 0, Users: q.For > 0}
+	if cfg.Live {
+		cfg.First = judged
+	}
+	t, err := e.openStacks(cfg, q.Threshold)
 	if err != nil {
 		return nil, err
 	}
@@ -73,8 +77,9 @@ func (e *Engine) watch(q *DiagnoseQuery) (*watcher, error) {
 const repairEvery = 30 * time.Second
 
 func (w *watcher) run(ctx context.Context, q DiagnoseQuery) error {
-	look, err := w.reconcile(ctx)
-	if err != nil {
+	look := w.First()
+	w.engine.doubtHolders(&look.Snapshot)
+	if err := w.compare(look); err != nil {
 		return err
 	}
 	if q.First != nil {
@@ -108,24 +113,26 @@ func (w *watcher) transition(t *event.Transition) error {
 	return nil
 }
 
-// reconcile takes a snapshot, applies what happened meanwhile and makes the table equal
-// to the kernel's.
+// reconcile takes a snapshot and makes the table equal to the kernel's.
 func (w *watcher) reconcile(ctx context.Context) (*tracer.Look, error) {
 	look, err := w.engine.look(ctx, w.Tracer, tracer.SnapshotOptions{States: judged, Holders: true})
-	if err != nil {
-		return nil, err
+	if err != nil || w.query.For == 0 {
+		return look, err
 	}
-	if w.query.For == 0 {
-		return look, nil
-	}
+	return look, w.compare(look)
+}
+
+// compare applies what happened meanwhile, and makes the table equal to a look.
+func (w *watcher) compare(look *tracer.Look) error {
 	if err := w.Drain(w.transition); err != nil {
-		return nil, err
+		return err
 	}
-	for _, f := range w.table.Reconcile(&look.Snapshot, look.All()).Finished {
+	w.table.Reserve(look.Len())
+	for _, f := range w.table.Reconcile(&look.Snapshot, look.All()) {
 		w.finished(&f)
 	}
 	w.zombies.look(look, w.tally)
-	return look, nil
+	return nil
 }
 
 // finished counts an ended wait for its owner and site.

@@ -374,21 +374,36 @@ func (e *Engine) openList(ctx context.Context, q *ListQuery) (*watched, error) {
 
 // List is one look at the sockets, joined with holders and explained.
 func (e *Engine) List(ctx context.Context, q ListQuery) (*Listing, error) {
-	t, err := e.openList(ctx, &q)
+	t, l, err := e.takeList(ctx, &q)
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
-	l, err := e.lookList(context.WithoutCancel(ctx), t, &q)
-	if err != nil {
-		return nil, err
-	}
 	facts := l.choose(e, &q.Query, tracer.ReadClock(e.cfg.Now))
 	if err := t.fill(ctx, e.log, l, &facts); err != nil {
 		return nil, err
 	}
 	loss, err := t.Loss()
 	return &Listing{Facts: facts, Cases: l, Loss: loss, UnreadNetns: l.snap.UnreadNetns}, err
+}
+
+// takeList opens what a list needs, and looks. The caller closes what it gets.
+func (e *Engine) takeList(ctx context.Context, q *ListQuery) (*watched, *looked, error) {
+	if q.For == 0 {
+		// A look keeps most of what it allocates, and has two processors busy. What there is to
+		// collect can wait until one is idle.
+		defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	}
+	t, err := e.openList(ctx, q)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := e.lookList(context.WithoutCancel(ctx), t, q)
+	if err != nil {
+		t.Close()
+		return nil, nil, err
+	}
+	return t, l, nil
 }
 
 // lookList takes the snapshot of a list, and finds the other ends if they are wanted.

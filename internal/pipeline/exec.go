@@ -366,7 +366,7 @@ func (x *execution) snapshot(ctx context.Context) (*event.Snapshot, error) {
 	if err := x.Drain(x.transition); err != nil {
 		return nil, err
 	}
-	for _, f := range x.table.Reconcile(snap, snap.All()).Finished {
+	for _, f := range x.table.Reconcile(snap, snap.All()) {
 		delete(x.seen, f.Cookie)
 	}
 	return snap, x.readFamily()

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"slices"
 	"time"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
@@ -25,10 +26,12 @@ type looked struct {
 
 var _ diagnosis.Cases = (*looked)(nil)
 
-// chosenRow is a socket by its number, and its dwell, -1 unknown.
+// chosenRow is a socket by its number, its dwell, -1 unknown, and the number of its first
+// descriptor: to find that again would take as long as the rest of making its case.
 type chosenRow struct {
-	dwell time.Duration
-	row   uint32
+	dwell  time.Duration
+	row    uint32
+	holder int32
 }
 
 // sockets are decoded or not.
@@ -52,8 +55,9 @@ func newLooked(from sockets, snap *event.Snapshot, threshold time.Duration) *loo
 func (l *looked) Len() int { return len(l.chosen) }
 
 func (l *looked) At(i int) *diagnosis.Case {
-	c := l.read(int(l.chosen[i].row))
-	l.join(c)
+	chosen := &l.chosen[i]
+	c := l.read(int(chosen.row))
+	l.join(c, int(chosen.holder))
 	return c
 }
 
@@ -68,8 +72,8 @@ func (l *looked) read(row int) *diagnosis.Case {
 	return &l.made
 }
 
-func (l *looked) join(c *diagnosis.Case) {
-	l.index.Join(c)
+func (l *looked) join(c *diagnosis.Case, holder int) {
+	l.index.Join(c, holder)
 	l.explainer.Explain(c)
 	if c.Cause == diagnosis.InFlight && l.fixed[c.Inode] != nil {
 		c.Fixed = l.fixed[c.Inode]
@@ -126,13 +130,14 @@ func (l *looked) findLost(e *Engine, q *Query) {
 // MPTCP socket are shown as that socket, and a closed socket that never had a connection is
 // nobody's concern.
 func (l *looked) pass(q *Query, f func(*diagnosis.Case) bool) {
-	l.chosen = l.chosen[:0]
+	l.chosen = slices.Grow(l.chosen[:0], l.sockets.Len())
 	for row := range l.sockets.Len() {
 		c := l.read(row)
 		if c.Subflow || !q.Filter.MatchSocket(&c.Socket) {
 			continue
 		}
-		l.join(c)
+		holder := l.index.First(c.Cookie)
+		l.join(c, holder)
 		if c.State == event.Close && c.Cause != diagnosis.ZombieFD || !f(c) {
 			continue
 		}
@@ -140,6 +145,6 @@ func (l *looked) pass(q *Query, f func(*diagnosis.Case) bool) {
 		if c.Bound != event.BoundUnknown {
 			dwell = c.Dwell()
 		}
-		l.chosen = append(l.chosen, chosenRow{dwell, uint32(row)})
+		l.chosen = append(l.chosen, chosenRow{dwell, uint32(row), int32(holder)})
 	}
 }

@@ -10,8 +10,8 @@ import (
 func writeCSV[R any](w io.Writer, cols []column[R], rs rows[R]) error {
 	buf := appendCSVHeader(nil, cols)
 	var cell []byte
-	for r := range rs.n {
-		buf, cell = appendCSVRow(buf, cell, cols, rs.at(r))
+	for row := range rs.all() {
+		buf, cell = appendCSVRow(buf, cell, cols, row)
 		if len(buf) >= chunk {
 			if _, err := w.Write(buf); err != nil {
 				return err

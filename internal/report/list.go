@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
@@ -85,7 +86,7 @@ func (r *socketRow) record() reflect.Value {
 
 // Write writes one list. Without Sort the oldest come first.
 func (l *List) Write(w io.Writer, s *Sockets) error {
-	rs := rows[*socketRow]{n: s.Cases.Len(), at: func(i int) *socketRow {
+	rs := rows[*socketRow]{n: s.Cases.Len(), get: func(i int) *socketRow {
 		l.row.c, l.row.facts, l.row.built = s.Cases.At(i), s.Facts, false
 		return l.row
 	}}
@@ -95,10 +96,14 @@ func (l *List) Write(w io.Writer, s *Sockets) error {
 			return err
 		}
 	} else {
-		rs = byNumber(rs, func(i int) (int64, bool) {
-			d, known := s.Cases.Dwell(i)
-			return int64(d), known
-		}, true)
+		// Beside the rendering of the rows, which does not need it.
+		rs.order = sync.OnceValue(func() []int32 {
+			return byNumber(rs.n, func(i int) (int64, bool) {
+				d, known := s.Cases.Dwell(i)
+				return int64(d), known
+			}, true)
+		})
+		go rs.order()
 	}
 	switch l.o.Format {
 	case JSON:
@@ -124,12 +129,14 @@ func (l *List) writeDocument(w io.Writer, rs rows[*socketRow], s *Sockets) error
 		return err
 	}
 	buf := before
-	for i := range rs.n {
-		if i > 0 {
+	first := true
+	for row := range rs.all() {
+		if !first {
 			buf = append(buf, ',')
 		}
+		first = false
 		buf = append(buf, '\n')
-		if buf, err = l.appendSocket(buf, rs.at(i), true); err != nil {
+		if buf, err = l.appendSocket(buf, row, true); err != nil {
 			return err
 		}
 		if buf, err = spill(w, buf, chunk); err != nil {
@@ -172,8 +179,8 @@ func around(doc record.List) (before, after []byte, err error) {
 
 func (l *List) writeLines(w io.Writer, rs rows[*socketRow]) (err error) {
 	var buf []byte
-	for i := range rs.n {
-		if buf, err = l.appendSocket(buf, rs.at(i), false); err != nil {
+	for row := range rs.all() {
+		if buf, err = l.appendSocket(buf, row, false); err != nil {
 			return err
 		}
 		if buf, err = spill(w, append(buf, '\n'), chunk); err != nil {

@@ -52,14 +52,14 @@ func (d *document[D, R]) sorted(list []R) ([]R, error) {
 		return nil, err
 	}
 	out := make([]R, 0, len(list))
-	for i := range rs.n {
-		out = append(out, *rs.at(i))
+	for row := range rs.all() {
+		out = append(out, *row)
 	}
 	return out, nil
 }
 
 func rowsOf[R any](list []R) rows[*R] {
-	return rows[*R]{n: len(list), at: func(i int) *R { return &list[i] }}
+	return rows[*R]{n: len(list), get: func(i int) *R { return &list[i] }}
 }
 
 // writeRows writes the rows alone, as CSV or as a table.

@@ -55,8 +55,8 @@ func (s *States) Write(w io.Writer, r *record.States) error {
 			return err
 		}
 		doc.By = nil
-		for i := range rs.n {
-			doc.By = append(doc.By, *rs.at(i))
+		for group := range rs.all() {
+			doc.By = append(doc.By, *group)
 		}
 	}
 	var err error
@@ -199,7 +199,7 @@ func (s *States) narrow(rs rows[*record.StatesGroup]) []column[*record.StatesGro
 	var seen, other event.StateSet
 	for i := range rs.n {
 		for _, st := range event.States() {
-			if rs.at(i).States[st] > 0 {
+			if rs.get(i).States[st] > 0 {
 				seen |= event.SetOf(st)
 			}
 		}

@@ -4,14 +4,41 @@ import (
 	"cmp"
 	"encoding/binary"
 	"io"
+	"iter"
 	"slices"
 	"strings"
 )
 
-// rows gives n rows by number. A row is valid until the next call.
+// rows are n rows, in an order. A row is valid until the next call.
 type rows[R any] struct {
-	n  int
-	at func(i int) R
+	n   int
+	get func(i int) R
+	// order returns for each place the number that get knows its row by, nil if that is the same.
+	// It may be found meanwhile, and is asked for once.
+	order func() []int32
+}
+
+// all goes through the rows in their order.
+func (rs rows[R]) all() iter.Seq[R] {
+	return func(yield func(R) bool) {
+		for _, i := range rs.numbers() {
+			if !yield(rs.get(int(i))) {
+				return
+			}
+		}
+	}
+}
+
+// numbers are those of the rows, in their order.
+func (rs rows[R]) numbers() []int32 {
+	if rs.order != nil {
+		return rs.order()
+	}
+	all := make([]int32, rs.n)
+	for i := range all {
+		all[i] = int32(i)
+	}
+	return all
 }
 
 const (
@@ -22,24 +49,30 @@ const (
 )
 
 // writeTable writes an aligned table. It renders each row once, and keeps the text until it
-// knows how wide the columns are: 80 bytes a row.
+// knows how wide the columns are: 80 bytes a row. It goes through the rows as they lie in memory,
+// and takes their texts in the order wanted.
 func writeTable[R any](w io.Writer, cols []column[R], rs rows[R], color bool) error {
 	l := line{widths: make([]int, len(cols)), sep: 2}
 	for i := range cols {
 		l.widths[i] = max(len(cols[i].title()), cols[i].width)
 	}
-	body := rendered{colored: color}
+	body := rendered{colored: color, starts: make([]place, rs.n)}
 	for r := range rs.n {
-		row := rs.at(r)
+		row := rs.get(r)
 		for i := range cols {
-			l.widths[i] = max(l.widths[i], renderCell(&body, &cols[i], row))
+			width, at := renderCell(&body, &cols[i], row)
+			if i == 0 {
+				body.starts[r] = at
+			}
+			l.widths[i] = max(l.widths[i], width)
 		}
 	}
 	if total(l.widths, l.sep) > lineWidth {
 		l.sep = 1
 	}
 	titles(&l, cols, color)
-	for range rs.n {
+	for _, r := range rs.numbers() {
+		body.at = body.starts[r]
 		for i := range cols {
 			text, paint := body.next()
 			l.open(i, paint)
@@ -72,15 +105,19 @@ type rendered struct {
 	colors  []string
 	pieces  [][]byte
 	cell    []byte
-	// at is where the next cell is, in the first piece.
-	at int
+	// starts are where the rows begin, by number; at is where the next cell is.
+	starts []place
+	at     place
 }
+
+// place is a byte of a piece.
+type place struct{ piece, byte uint32 }
 
 // maxHeader is a varint and the number of a colour: 1 + an index, 0 none.
 const maxHeader = binary.MaxVarintLen32 + 1
 
-// renderCell adds a cell and returns its width.
-func renderCell[R any](to *rendered, c *column[R], row R) int {
+// renderCell adds a cell and returns its width and where it is.
+func renderCell[R any](to *rendered, c *column[R], row R) (int, place) {
 	to.cell = c.cell(to.cell[:0], row)
 	var color byte
 	if to.colored && c.color != nil {
@@ -91,9 +128,10 @@ func renderCell[R any](to *rendered, c *column[R], row R) int {
 		to.pieces = append(to.pieces, make([]byte, 0, max(chunk, maxHeader+len(to.cell))))
 		last++
 	}
+	at := place{uint32(last), uint32(len(to.pieces[last]))}
 	p := binary.AppendUvarint(to.pieces[last], uint64(len(to.cell)))
 	to.pieces[last] = append(append(p, color), to.cell...)
-	return width(to.cell)
+	return width(to.cell), at
 }
 
 func (r *rendered) colorOf(escape string) byte {
@@ -110,18 +148,19 @@ func (r *rendered) colorOf(escape string) byte {
 
 // next takes the next cell out.
 func (r *rendered) next() (text []byte, color string) {
-	if r.at == len(r.pieces[0]) {
-		r.pieces, r.at = r.pieces[1:], 0
+	if int(r.at.byte) == len(r.pieces[r.at.piece]) {
+		r.at = place{r.at.piece + 1, 0}
 	}
-	p := r.pieces[0]
-	n, size := binary.Uvarint(p[r.at:])
-	r.at += size
-	if i := p[r.at]; i > 0 {
+	p, from := r.pieces[r.at.piece], int(r.at.byte)
+	n, size := binary.Uvarint(p[from:])
+	from += size
+	if i := p[from]; i > 0 {
 		color = r.colors[i-1]
 	}
-	from := r.at + 1
-	r.at = from + int(n)
-	return p[from:r.at], color
+	from++
+	end := from + int(n)
+	r.at.byte = uint32(end)
+	return p[from:end], color
 }
 
 // measure returns how wide the columns are.
@@ -132,7 +171,7 @@ func measure[R any](cols []column[R], rs rows[R]) []int {
 	}
 	var cell []byte
 	for r := range rs.n {
-		row := rs.at(r)
+		row := rs.get(r)
 		for i := range cols {
 			cell = cols[i].cell(cell[:0], row)
 			widths[i] = max(widths[i], width(cell))
@@ -228,9 +267,12 @@ func sortRows[R any](rs rows[R], by string, all []column[R]) (rows[R], error) {
 	return ordered(rs, &cols[0], descending), nil
 }
 
+// ordered has the unknown, which have no text, last in either direction.
 func ordered[R any](rs rows[R], c *column[R], descending bool) rows[R] {
 	if c.number != nil {
-		return byNumber(rs, func(i int) (int64, bool) { return c.number(rs.at(i)) }, descending)
+		order := byNumber(rs.n, func(i int) (int64, bool) { return c.number(rs.get(i)) }, descending)
+		rs.order = func() []int32 { return order }
+		return rs
 	}
 	type key struct {
 		text string
@@ -238,48 +280,57 @@ func ordered[R any](rs rows[R], c *column[R], descending bool) rows[R] {
 	}
 	keys := make([]key, rs.n)
 	for i := range keys {
-		keys[i] = key{string(c.text(nil, rs.at(i))), int32(i)}
+		keys[i] = key{string(c.text(nil, rs.get(i))), int32(i)}
 	}
 	slices.SortFunc(keys, func(a, b key) int {
-		return inOrder(a.text, b.text, a.text != "", b.text != "", a.row, b.row, descending)
+		switch {
+		case a.text == b.text:
+			return cmp.Compare(a.row, b.row)
+		case a.text == "" || b.text == "":
+			return -cmp.Compare(a.text, b.text)
+		case descending:
+			return cmp.Compare(b.text, a.text)
+		default:
+			return cmp.Compare(a.text, b.text)
+		}
 	})
-	at := rs.at
-	rs.at = func(i int) R { return at(int(keys[i].row)) }
+	order := make([]int32, rs.n)
+	for i := range keys {
+		order[i] = keys[i].row
+	}
+	rs.order = func() []int32 { return order }
 	return rs
 }
 
-// byNumber orders rows by numbers, which may be unknown.
-func byNumber[R any](rs rows[R], number func(i int) (int64, bool), descending bool) rows[R] {
+// byNumber returns the order of n rows by numbers. The unknown come last in either direction,
+// equal ones as they were.
+func byNumber(n int, number func(i int) (int64, bool), descending bool) []int32 {
 	type key struct {
 		number int64
 		row    int32
-		known  bool
 	}
-	keys := make([]key, rs.n)
-	for i := range keys {
-		n, known := number(i)
-		keys[i] = key{n, int32(i), known}
+	keys := make([]key, 0, n)
+	var unknown []int32
+	for i := range n {
+		value, known := number(i)
+		if !known {
+			unknown = append(unknown, int32(i))
+			continue
+		}
+		if descending {
+			value = ^value
+		}
+		keys = append(keys, key{value, int32(i)})
 	}
 	slices.SortFunc(keys, func(a, b key) int {
-		return inOrder(a.number, b.number, a.known, b.known, a.row, b.row, descending)
+		if a.number != b.number {
+			return cmp.Compare(a.number, b.number)
+		}
+		return cmp.Compare(a.row, b.row)
 	})
-	at := rs.at
-	rs.at = func(i int) R { return at(int(keys[i].row)) }
-	return rs
-}
-
-// inOrder keeps the unknown last in either direction, and equal ones as they were.
-func inOrder[K cmp.Ordered](a, b K, aKnown, bKnown bool, aRow, bRow int32, descending bool) int {
-	switch {
-	case aKnown != bKnown && aKnown:
-		return -1
-	case aKnown != bKnown:
-		return 1
-	case a == b:
-		return cmp.Compare(aRow, bRow)
-	case (a < b) != descending:
-		return -1
-	default:
-		return 1
+	order := make([]int32, 0, n)
+	for i := range keys {
+		order = append(order, keys[i].row)
 	}
+	return append(order, unknown...)
 }

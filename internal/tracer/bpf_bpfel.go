@@ -564,6 +564,7 @@ const (
 	bpfVarOwnByIo            = "own_by_io"
 	bpfVarReaderSleeps       = "reader_sleeps"
 	bpfVarRelativesFound     = "relatives_found"
+	bpfVarSnapshotBaseline   = "snapshot_baseline"
 	bpfVarSnapshotHeld       = "snapshot_held"
 	bpfVarSnapshotImport     = "snapshot_import"
 	bpfVarSnapshotMet        = "snapshot_met"
@@ -717,6 +718,7 @@ type bpfVariableSpecs struct {
 	OwnByIo            *ebpf.VariableSpec `ebpf:"own_by_io"`
 	ReaderSleeps       *ebpf.VariableSpec `ebpf:"reader_sleeps"`
 	RelativesFound     *ebpf.VariableSpec `ebpf:"relatives_found"`
+	SnapshotBaseline   *ebpf.VariableSpec `ebpf:"snapshot_baseline"`
 	SnapshotHeld       *ebpf.VariableSpec `ebpf:"snapshot_held"`
 	SnapshotImport     *ebpf.VariableSpec `ebpf:"snapshot_import"`
 	SnapshotMet        *ebpf.VariableSpec `ebpf:"snapshot_met"`
@@ -849,6 +851,7 @@ type bpfVariables struct {
 	OwnByIo            *ebpf.Variable `ebpf:"own_by_io"`
 	ReaderSleeps       *ebpf.Variable `ebpf:"reader_sleeps"`
 	RelativesFound     *ebpf.Variable `ebpf:"relatives_found"`
+	SnapshotBaseline   *ebpf.Variable `ebpf:"snapshot_baseline"`
 	SnapshotHeld       *ebpf.Variable `ebpf:"snapshot_held"`
 	SnapshotImport     *ebpf.Variable `ebpf:"snapshot_import"`
 	SnapshotMet        *ebpf.Variable `ebpf:"snapshot_met"`

@@ -29,6 +29,9 @@ type Config struct {
 	// Closes keeps back all transitions but those that tell who closed first or cut a connection
 	// off, and those of a connect() that found no port; and all stacks but those of closes.
 	Closes bool
+	// First are the states of the sockets that a live tracer's first look gives: see
+	// Tracer.First.
+	First event.StateSet
 	// Family is a process to follow with all its descendants: see Tracer.Family. 0 follows
 	// none.
 	Family uint32

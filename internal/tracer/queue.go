@@ -40,8 +40,8 @@ func (t *Tracer) forgetQueued() error {
 // listener, whose queue belongs to the TCP socket behind it.
 func (r *rows) nameListeners() {
 	var cookies map[uint64]event.Cookie
-	for i := range r.sockets.more {
-		more := &r.sockets.more[i]
+	for i := range r.sockets.more.n {
+		more := r.sockets.more.at(i)
 		if more.Listener < ownID {
 			continue
 		}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 )
 
@@ -41,25 +43,34 @@ type held struct {
 
 type spot struct{ task, netns uint32 }
 
-// socketRows keep their places: growing moves nothing.
-type socketRows struct {
-	chunks [][]bpfSocketRow
+// chunked is a list whose elements keep their places: growing moves nothing.
+type chunked[T any] struct {
+	chunks [][]T
 	n      int
-	// more is what some rows have beside: 1 + the index is in the row.
-	more []bpfSocketMore
 }
 
-const chunkRows = 4096
+const chunkLen = 4096
 
-func (s *socketRows) at(i int) *bpfSocketRow { return &s.chunks[i/chunkRows][i%chunkRows] }
+func (c *chunked[T]) at(i int) *T { return &c.chunks[i/chunkLen][i%chunkLen] }
+
+// grow adds a zero element.
+func (c *chunked[T]) grow() *T {
+	if c.n/chunkLen == len(c.chunks) {
+		c.chunks = append(c.chunks, make([]T, chunkLen))
+	}
+	c.n++
+	return c.at(c.n - 1)
+}
+
+// socketRows are rows, and what some have beside: 1 + its index is in the row.
+type socketRows struct {
+	chunked[bpfSocketRow]
+	more chunked[bpfSocketMore]
+}
 
 // add copies what it is given; more may be nil.
 func (s *socketRows) add(row *bpfSocketRow, more *bpfSocketMore) {
-	if s.n/chunkRows == len(s.chunks) {
-		s.chunks = append(s.chunks, make([]bpfSocketRow, chunkRows))
-	}
-	s.n++
-	s.replace(s.at(s.n-1), row, more)
+	s.replace(s.grow(), row, more)
 }
 
 // replace makes a row what another one is.
@@ -67,8 +78,8 @@ func (s *socketRows) replace(to, row *bpfSocketRow, more *bpfSocketMore) {
 	*to = *row
 	to.More = 0
 	if more != nil {
-		s.more = append(s.more, *more)
-		to.More = uint32(len(s.more))
+		*s.more.grow() = *more
+		to.More = uint32(s.more.n)
 	}
 }
 
@@ -76,7 +87,7 @@ func (s *socketRows) moreOf(row *bpfSocketRow) *bpfSocketMore {
 	if row.More == 0 {
 		return nil
 	}
-	return &s.more[row.More-1]
+	return s.more.at(int(row.More - 1))
 }
 
 // read decodes one row.
@@ -117,6 +128,8 @@ func (r *rows) readAll(ctx context.Context, from io.Reader) error {
 		}
 		have = copy(buf, rest)
 		switch {
+		case errors.Is(err, unix.EAGAIN):
+			// The kernel met a million sockets without one that is wanted, and goes on.
 		case errors.Is(err, io.EOF) && have == 0:
 			return nil
 		case errors.Is(err, io.EOF):

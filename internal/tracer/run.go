@@ -16,10 +16,10 @@ import (
 const (
 	// pollEvery is how often the ring is looked at: the kernel does not wake the reader for a
 	// single event, which would cost twenty times the event.
-	pollEvery = 18 * time.Millisecond
+	pollEvery = 13 * time.Millisecond
 	// After so many looks at an empty ring the reader sleeps until the kernel wakes it, but
 	// for the caller's sake not longer than this at a time.
-	quietLooks  = 23
+	quietLooks  = 31
 	sleepAtMost = 10 * pollEvery
 )
 

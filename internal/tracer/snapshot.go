@@ -78,30 +78,45 @@ func (t *Tracer) Look(ctx context.Context, opts SnapshotOptions) (*Look, error) 
 		opts.States = event.AllStates
 	}
 	l := &Look{}
-	all, err := t.look(ctx, opts, &l.Snapshot)
+	all, err := t.look(ctx, opts, &l.Snapshot, false)
 	if err != nil {
 		return nil, err
 	}
-	l.To = Now()
-	l.sockets, l.comms = all.sockets, commsOf(all.tasks)
-	if opts.Holders {
-		l.Holders = all.holders()
-	}
-	l.Passed, l.PassedCut = all.passedOn(), all.passedCut
+	l.take(all, opts.Holders)
 	return l, nil
 }
 
-// look with no states gives no sockets, but records to all of them, and all holders.
-func (t *Tracer) look(ctx context.Context, opts SnapshotOptions, snap *event.Snapshot) (*rows, error) {
+// First returns the look at the sockets in the states Config.First that gave all sockets their
+// records, once; nil after that.
+func (t *Tracer) First() *Look {
+	l := t.first
+	t.first = nil
+	return l
+}
+
+// take makes a look of what the passes wrote.
+func (l *Look) take(all *rows, holders bool) {
+	l.To = Now()
+	l.sockets, l.comms = all.sockets, commsOf(all.tasks)
+	if holders {
+		l.Holders = all.holders()
+	}
+	l.Passed, l.PassedCut = all.passedOn(), all.passedCut
+}
+
+// look at the baseline gives records to the sockets of all states, and has all holders,
+// whichever sockets are wanted.
+func (t *Tracer) look(ctx context.Context, opts SnapshotOptions, snap *event.Snapshot, baseline bool) (*rows, error) {
 	t.snapshotMu.Lock()
 	defer t.snapshotMu.Unlock()
 	if t.closed {
 		return nil, ErrClosed
 	}
 	for name, value := range map[string]any{
-		"snapshot_states": uint32(opts.States),
-		"snapshot_import": flag(t.cfg.Live),
-		"snapshot_met":    uint64(0),
+		"snapshot_states":   uint32(opts.States),
+		"snapshot_import":   flag(t.cfg.Live),
+		"snapshot_baseline": flag(baseline),
+		"snapshot_met":      uint64(0),
 	} {
 		if err := t.set(name, value); err != nil {
 			return nil, err
@@ -125,20 +140,25 @@ func (t *Tracer) look(ctx context.Context, opts SnapshotOptions, snap *event.Sna
 }
 
 // readPasses reads sockets, and descriptors if they are wanted. Who only looks reads both at
-// once: neither pass changes what the other sees, and lookAgain settles what came between.
+// once: neither pass changes what the other sees. For who watches, the pass over descriptors
+// makes their holder the owner of sockets that have none, which the other one shows. lookAgain
+// settles what came between.
 func (t *Tracer) readPasses(ctx context.Context, holders bool, all *rows, snap *event.Snapshot) error {
 	var files rows
 	var failed error
-	readFiles := func() { failed = t.readIter(ctx, factHolders, &files) }
+	readFiles := func() {
+		failed = t.readIter(ctx, factHolders, &files)
+		files.sortHolders()
+	}
 	var wg sync.WaitGroup
-	if holders && !t.cfg.Live {
+	switch {
+	case holders && t.cfg.Live:
+		readFiles()
+	case holders:
 		wg.Go(readFiles)
 	}
 	err := errors.Join(t.readSockets(ctx, all, snap), t.forgetQueued())
 	wg.Wait()
-	if holders && t.cfg.Live && err == nil {
-		readFiles()
-	}
 	if err = errors.Join(err, failed); err != nil || !holders {
 		return err
 	}
@@ -150,7 +170,8 @@ func (t *Tracer) Users() map[uint32]bool { return t.users }
 
 // importBaseline gives every socket that is there a record.
 func (t *Tracer) importBaseline() error {
-	all, err := t.look(context.Background(), SnapshotOptions{Holders: true}, &event.Snapshot{})
+	l := &Look{}
+	all, err := t.look(context.Background(), SnapshotOptions{States: t.cfg.First, Holders: true}, &l.Snapshot, true)
 	if err != nil {
 		return fmt.Errorf("import the sockets that are there: %w", err)
 	}
@@ -159,6 +180,10 @@ func (t *Tracer) importBaseline() error {
 		if t.wantsNetns(s.netns) {
 			t.users[all.tasks[s.task].Pid] = true
 		}
+	}
+	if t.cfg.First != 0 {
+		l.take(all, true)
+		t.first = l
 	}
 	return nil
 }
@@ -255,7 +280,6 @@ func (t *Tracer) joinHolders(ctx context.Context, all, files *rows, snap *event.
 		}
 	}
 	all.dateClosed()
-	all.sortHolders()
 	all.dedupe(listed)
 	return nil
 }

@@ -36,6 +36,7 @@ type Tracer struct {
 	unwinderWhy string
 	// users are the processes that held sockets when the watching began.
 	users map[uint32]bool
+	first *Look
 
 	// These belong to whoever reads the rings; quiet counts looks that found nothing.
 	comms comms
@@ -73,7 +74,7 @@ func Open(cfg Config) (_ *Tracer, err error) {
 			err = errors.Join(err, t.Close())
 		}
 	}()
-	spec, kernel, err := read()
+	spec, kernel, hz, err := read()
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +83,7 @@ func Open(cfg Config) (_ *Tracer, err error) {
 		return nil, &CannotRunError{Cause: "cannot read the kernel's BTF", Cure: cureBTF, Err: err}
 	}
 	t.chooseUnwinder(types)
-	if spec, err = t.load(spec, types); err != nil {
+	if spec, err = t.load(spec, types, hz); err != nil {
 		return nil, err
 	}
 	if err := t.attachAll(&loader{spec: spec, kernel: kernel, types: types}); err != nil {
@@ -114,29 +115,29 @@ func (t *Tracer) chooseUnwinder(types *btf.Spec) {
 	}
 }
 
-// read reads the embedded programs and the kernel's types, which take as long, side by side.
-// That the types cannot be read is told by who asks the cache for them.
-func read() (*ebpf.CollectionSpec, *btf.Cache, error) {
+// read reads the embedded programs and the rate of ticks, and beside that the kernel's types,
+// which take as long. That the types cannot be read is told by who asks the cache for them.
+func read() (*ebpf.CollectionSpec, *btf.Cache, uint32, error) {
 	kernel := btf.NewCache()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_, _ = kernel.Kernel()
 	}()
+	defer func() { <-done }()
 	spec, err := loadBpf()
-	<-done
 	if err != nil {
-		return nil, nil, fmt.Errorf("read embedded programs: %w", err)
+		return nil, nil, 0, fmt.Errorf("read embedded programs: %w", err)
 	}
-	return spec, kernel, nil
+	hz, err := readTickRate(spec)
+	if err != nil {
+		return nil, nil, 0, cannotLoad(err)
+	}
+	return spec, kernel, hz, nil
 }
 
 // load makes the maps that the programs wanted share, and returns what of spec they need.
-func (t *Tracer) load(spec *ebpf.CollectionSpec, types *btf.Spec) (*ebpf.CollectionSpec, error) {
-	hz, err := readTickRate(spec)
-	if err != nil {
-		return nil, cannotLoad(err)
-	}
+func (t *Tracer) load(spec *ebpf.CollectionSpec, types *btf.Spec, hz uint32) (_ *ebpf.CollectionSpec, err error) {
 	if err := setMayNest(spec, types); err != nil {
 		return nil, err
 	}
