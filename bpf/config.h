@@ -80,7 +80,7 @@ __u64 snapshot_task;
 /* The snapshot has put something into the map queued. */
 __u8 snapshot_queued;
 
-/* Sockets the snapshot met, in whatever state; Go sets it to 0 before. */
+/* Sockets the snapshot met, in whatever state; Go sets it to 0 before. Passes count together. */
 __u64 snapshot_met;
 
 /* The process that is followed with its descendants; 0: none. */

@@ -328,7 +328,7 @@ static __always_inline int on_tcp_row(struct seq_file *seq,
 	struct tcp_sock *tp;
 	struct record *rec;
 
-	snapshot_met++;
+	__sync_fetch_and_add(&snapshot_met, 1);
 	tw = bpf_skc_to_tcp_timewait_sock(skc);
 	if (tw) {
 		emit_mini(seq, skc, tw, tw->tw_sk.tw_substate);

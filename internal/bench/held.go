@@ -80,9 +80,12 @@ func (s *stage) heldAt(ctx context.Context, c *crowd, n int) error {
 		return err
 	}
 	if err := s.watcherMemory(ctx, n); err != nil {
-		return err
+		s.report.fail(memoryKey(n), err)
 	}
-	return s.verdict(ctx, n)
+	if err := s.verdict(ctx, n); err != nil {
+		s.report.fail(memoryKey(n)+"verdict", err)
+	}
+	return ctx.Err()
 }
 
 // failAt: what is not yet measured with n sockets never will be.

@@ -71,7 +71,11 @@ func writeTable[R any](w io.Writer, cols []column[R], rs rows[R], color bool) er
 		l.sep = 1
 	}
 	titles(&l, cols, color)
-	for _, r := range rs.numbers() {
+	order := rs.numbers()
+	for i, r := range order {
+		if i%ahead == 0 {
+			body.touch(order[i:min(i+ahead, len(order))])
+		}
 		body.at = body.starts[r]
 		for i := range cols {
 			text, paint := body.next()
@@ -106,8 +110,21 @@ type rendered struct {
 	pieces  [][]byte
 	cell    []byte
 	// starts are where the rows begin, by number; at is where the next cell is.
-	starts []place
-	at     place
+	starts  []place
+	at      place
+	touched byte
+}
+
+// ahead is how many rows are touched at once.
+const ahead = 32
+
+// touch brings rows into the cache: they lie all over the memory, and one after the other each
+// would be waited for, where so many come together.
+func (r *rendered) touch(numbers []int32) {
+	for _, n := range numbers {
+		at := r.starts[n]
+		r.touched += r.pieces[at.piece][at.byte]
+	}
 }
 
 // place is a byte of a piece.

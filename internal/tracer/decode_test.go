@@ -3,13 +3,18 @@ package tracer
 import (
 	"bytes"
 	"errors"
+	"io"
+	"io/fs"
 	"math"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
 	"testing/iotest"
 	"time"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/lifecycle"
@@ -134,6 +139,52 @@ func TestEnumsAgree(t *testing.T) {
 	}
 }
 
+// stopping gives nothing, and says so as bpf_seq_read does, each second time.
+type stopping struct {
+	io.Reader
+	stopped bool
+}
+
+func (s *stopping) Read(p []byte) (int, error) {
+	if s.stopped = !s.stopped; s.stopped {
+		return 0, &fs.PathError{Op: "read", Path: "bpf_iter", Err: unix.EAGAIN}
+	}
+	return s.Reader.Read(p)
+}
+
+// Descriptors are put in the order of cookies, processes and numbers, however they came.
+func TestSortHolders(t *testing.T) {
+	r := rows{tasks: make([]event.Task, 23)}
+	for i := range r.tasks {
+		// Two threads of a process can have descriptors of their own.
+		r.tasks[i].Pid = uint32(100 - i/2)
+	}
+	random := rand.New(rand.NewPCG(23, 29))
+	for range 2003 {
+		h := held{cookie: event.Cookie(1 + random.IntN(499)), task: uint32(random.IntN(23)), fd: int32(random.IntN(1009))}
+		if random.IntN(7) == 0 {
+			h.cookie |= ownID
+		}
+		r.held = append(r.held, h)
+	}
+	want := slices.Clone(r.held)
+	key := func(h *held) [3]uint64 {
+		return [3]uint64{uint64(h.cookie), uint64(r.tasks[h.task].Pid), uint64(h.fd)}
+	}
+	slices.SortFunc(want, func(a, b held) int { x, y := key(&a), key(&b); return slices.Compare(x[:], y[:]) })
+	r.sortHolders()
+	for i := range want {
+		if key(&r.held[i]) != key(&want[i]) {
+			t.Fatalf("descriptor %d is %v, want %v", i, key(&r.held[i]), key(&want[i]))
+		}
+	}
+	for _, few := range [][]held{nil, {{cookie: 7}}, {{cookie: 7, fd: 3}, {cookie: 7, fd: 5}}} {
+		if got := sortByCookie(slices.Clone(few)); !slices.Equal(got, few) {
+			t.Errorf("%v became %v", few, got)
+		}
+	}
+}
+
 // Rows come in pieces of any length.
 func TestReadAllSplitsRows(t *testing.T) {
 	var stream []byte
@@ -153,7 +204,12 @@ func TestReadAllSplitsRows(t *testing.T) {
 	if err := bytewise.readAll(t.Context(), iotest.OneByteReader(bytes.NewReader(stream))); err != nil {
 		t.Fatal(err)
 	}
-	for name, r := range map[string]*rows{"whole": &whole, "bytewise": &bytewise} {
+	// The kernel stops in the middle when it met many sockets that are not wanted.
+	var again rows
+	if err := again.readAll(t.Context(), &stopping{Reader: iotest.HalfReader(bytes.NewReader(stream))}); err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range map[string]*rows{"whole": &whole, "bytewise": &bytewise, "again": &again} {
 		if r.sockets.n != 46 || len(r.held) != 46 || len(r.passed) != 23 {
 			t.Fatalf("%s: %d sockets, %d descriptors, %d passed, want 46, 46 and 23", name, r.sockets.n, len(r.held), len(r.passed))
 		}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -194,29 +195,64 @@ func (t *Tracer) readSockets(ctx context.Context, all *rows, snap *event.Snapsho
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("list network namespaces: %w", err)
 	}
+	namespaces = slices.DeleteFunc(namespaces, func(ns netns.NS) bool { return !t.wantsNetns(ns.Inode) })
+	readers := make([]netnsReader, max(1, min(len(namespaces), runtime.GOMAXPROCS(0))))
+	queue := make(chan netns.NS, len(namespaces))
 	for _, ns := range namespaces {
-		if !t.wantsNetns(ns.Inode) {
-			continue
-		}
-		var failed error
-		err := ns.Do(func() error {
-			if t.emptyNetns() {
-				return nil
-			}
-			failed = t.readIter(ctx, factSockets, all)
-			return failed
-		})
-		switch {
-		case failed != nil:
-			return failed
-		case err == nil:
-			snap.ReadNetns[ns.Inode] = true
-		case errors.Is(err, netns.ErrGone):
-		default:
-			snap.UnreadNetns[ns.Inode] = err.Error()
-		}
+		queue <- ns
 	}
-	return nil
+	close(queue)
+	var mu sync.Mutex // of snap
+	var wg sync.WaitGroup
+	for i := range readers {
+		r := &readers[i]
+		wg.Go(func() {
+			for ns := range queue {
+				if r.failed != nil {
+					return
+				}
+				err := ns.Do(func() error { return r.read(ctx, t) })
+				mu.Lock()
+				switch {
+				case r.failed != nil, errors.Is(err, netns.ErrGone):
+				case err == nil:
+					snap.ReadNetns[ns.Inode] = true
+				default:
+					snap.UnreadNetns[ns.Inode] = err.Error()
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return joinReaders(readers, all)
+}
+
+// netnsReader reads the sockets of one network namespace after the other. There is one for each
+// processor: every namespace costs a pass over the kernel's whole table.
+type netnsReader struct {
+	rows   rows
+	failed error
+}
+
+func (r *netnsReader) read(ctx context.Context, t *Tracer) error {
+	if !t.emptyNetns() {
+		r.failed = t.readIter(ctx, factSockets, &r.rows)
+	}
+	return r.failed
+}
+
+// joinReaders puts together what was read, and does not move the most of it.
+func joinReaders(readers []netnsReader, all *rows) error {
+	slices.SortStableFunc(readers, func(a, b netnsReader) int { return b.rows.sockets.n - a.rows.sockets.n })
+	*all = readers[0].rows
+	err := readers[0].failed
+	for i := range readers[1:] {
+		r := &readers[1+i]
+		err = errors.Join(err, r.failed)
+		all.addSockets(&r.rows, func(*bpfSocketRow) bool { return true })
+	}
+	return err
 }
 
 // emptyNetns reports whether the namespace of this thread has no TCP sockets at all. All

@@ -1,6 +1,7 @@
 package tracer
 
 import (
+	"maps"
 	"net"
 	"slices"
 	"testing"
@@ -183,5 +184,80 @@ func TestNoTCP(t *testing.T) {
 		if got := noTCP([]byte(text)); got != want {
 			t.Errorf("%q: %v, want %v", text, got, want)
 		}
+	}
+}
+
+// The look that gives sockets their records is the first: it has those that were asked for with
+// their holders, which are the owners of all.
+func TestFirstLook(t *testing.T) {
+	testenv.RequireRoot(t)
+	ns := testenv.NewNetns(t)
+	leak := testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", N: n, Netns: ns.Path})
+	l := listen(t, ns, "127.0.0.1:0")
+	open := connect(t, ns, l, n)
+	tr := openIn(t, ns, Config{Live: true, First: event.SetOf(event.CloseWait)})
+	first := tr.First()
+	if first == nil || tr.First() != nil {
+		t.Fatal("the first look is to be had once")
+	}
+	if first.Len() != n {
+		t.Errorf("%d sockets, want %d", first.Len(), n)
+	}
+	for s := range first.All() {
+		if s.State != event.CloseWait || s.Owner.Pid != uint32(leak.Pid) || s.Evidence != event.EvidenceScan {
+			t.Errorf("%v is %v, of %+v by %v; want pid %d by %v", s.Flow, s.State, s.Owner, s.Evidence, leak.Pid, event.EvidenceScan)
+		}
+		if !slices.ContainsFunc(first.Holders, func(h event.Holder) bool { return h.Cookie == s.Cookie }) {
+			t.Errorf("%v has no holder", s.Flow)
+		}
+	}
+	snap, err := tr.Snapshot(t.Context(), SnapshotOptions{States: event.SetOf(event.Established)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	owned := count(snap.Sockets, func(s *event.Socket) bool { return s.Evidence == event.EvidenceScan })
+	if owned != 2*len(open) {
+		t.Errorf("%d established sockets have an owner, want %d", owned, 2*len(open))
+	}
+}
+
+// Namespaces are read side by side, and each to its end.
+func TestManyNamespaces(t *testing.T) {
+	testenv.RequireRoot(t)
+	var inodes []uint32
+	sizes := map[uint32]int{}
+	for i := range 5 {
+		ns := testenv.NewNetns(t)
+		sizes[ns.Inode] = n + i
+		inodes = append(inodes, ns.Inode)
+		testenv.StartLeaker(t, testenv.Options{Cause: "unread_data", N: n + i, Netns: ns.Path})
+	}
+	for name, cfg := range map[string]Config{"once": {}, "live": {Live: true}} {
+		t.Run(name, func(t *testing.T) {
+			cfg.Filter.Netns = inodes
+			tr, err := Open(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tr.Close()
+			snap, err := tr.Snapshot(t.Context(), SnapshotOptions{States: event.SetOf(event.CloseWait)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := map[uint32]int{}
+			for i := range snap.Sockets {
+				got[snap.Sockets[i].Flow.Netns]++
+			}
+			if !maps.Equal(got, sizes) || len(snap.ReadNetns) != len(inodes) {
+				t.Errorf("%v sockets by namespace, want %v; read %v", got, sizes, snap.ReadNetns)
+			}
+			if len(slices.Compact(cookies(snap.Sockets))) != len(snap.Sockets) {
+				t.Error("a socket was read twice")
+			}
+			// Each wait has a peer in FIN_WAIT2, and each leaker listens.
+			if least := uint64(len(snap.Sockets) + len(inodes)); snap.Met < least {
+				t.Errorf("met %d sockets, at least %d are there", snap.Met, least)
+			}
+		})
 	}
 }
