@@ -36,6 +36,23 @@ func (s *Snapshot) All() iter.Seq[*Socket] {
 	}
 }
 
+// Rows are the sockets of a look by number: a million of them may be decoded only when they are
+// asked for.
+type Rows interface {
+	Len() int
+	// Socket reads one.
+	Socket(i int, to *Socket)
+}
+
+// SocketList are sockets that are all there.
+type SocketList []Socket
+
+// Len implements Rows.
+func (l SocketList) Len() int { return len(l) }
+
+// Socket implements Rows.
+func (l SocketList) Socket(i int, to *Socket) { *to = l[i] }
+
 // Hook is one row of the hook table as it came out on this kernel.
 type Hook struct {
 	// Fact is what the hook is needed for, for example "transitions".

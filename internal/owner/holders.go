@@ -2,6 +2,7 @@ package owner
 
 import (
 	"cmp"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -223,15 +224,18 @@ func inAcceptQueue(s *event.Socket) bool {
 	}
 }
 
-// Cases joins every socket of a snapshot, in its order. The cases share the snapshot's
-// holders.
-func Cases(snap *event.Snapshot) []diagnosis.Case {
+// Cases joins sockets of a snapshot, in their order. The cases share the snapshot's holders.
+func Cases(snap *event.Snapshot, sockets iter.Seq[*event.Socket]) []diagnosis.Case {
 	x := NewSnapshotIndex(snap)
-	cases := make([]diagnosis.Case, len(snap.Sockets))
-	for i := range snap.Sockets {
-		c := &cases[i]
-		c.Socket, c.HoldersKnown = snap.Sockets[i], snap.HoldersKnown
-		x.Join(c, x.First(c.Cookie))
+	// Counted before: a case is large, and there can be a million.
+	n := 0
+	for range sockets {
+		n++
+	}
+	cases := make([]diagnosis.Case, 0, n)
+	for s := range sockets {
+		cases = append(cases, diagnosis.Case{Socket: *s, HoldersKnown: snap.HoldersKnown})
+		x.Join(&cases[len(cases)-1], x.First(s.Cookie))
 	}
 	return cases
 }

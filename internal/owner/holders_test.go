@@ -194,7 +194,7 @@ func TestCases(t *testing.T) {
 	for _, w := range want {
 		snap.Sockets = append(snap.Sockets, w.s)
 	}
-	cases := owner.Cases(snap)
+	cases := owner.Cases(snap, snap.All())
 	if len(cases) != len(want) {
 		t.Fatalf("%d cases, want %d", len(cases), len(want))
 	}
@@ -209,7 +209,7 @@ func TestCases(t *testing.T) {
 			}
 		}
 	}
-	if owner.Cases(&event.Snapshot{Sockets: snap.Sockets})[0].HoldersKnown {
+	if owner.Cases(&event.Snapshot{}, snap.All())[0].HoldersKnown {
 		t.Error("holders are known although nobody looked")
 	}
 }
@@ -245,7 +245,7 @@ func BenchmarkCases(b *testing.B) {
 				snap := bigSnapshot(n, queued)
 				b.ReportAllocs()
 				for b.Loop() {
-					runtime.KeepAlive(owner.Cases(snap))
+					runtime.KeepAlive(owner.Cases(snap, snap.All()))
 				}
 				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/socket")
 			})

@@ -32,7 +32,7 @@ type Pair struct {
 // Pairs finds the other ends of some sockets on this host, all being the sockets of all
 // states; ours and the result's are positions in it. A socket is the other end only if it is
 // the one that fits best, and the reverse: of several equals it is none.
-func Pairs(all []event.Socket, ours []int) []Pair {
+func Pairs(all event.Rows, ours []int) []Pair {
 	found := findEnds(all, ours)
 	others := make([]int, 0, len(ours))
 	for i := range found {
@@ -66,8 +66,10 @@ func endsOf(f *event.Flow) ends {
 
 // search goes once through all sockets and keeps the best for each of ours.
 type search struct {
-	all  []event.Socket
+	all  event.Rows
 	ours []int
+	// our and other are read to be compared.
+	our, other event.Socket
 	// byFlow and bySequence lead from what the other end must be to the first of ours that
 	// awaits it, 1 + its position; further ones are chained by next.
 	byFlow           map[ends]int32
@@ -98,7 +100,7 @@ const (
 	fitNot = fits
 )
 
-func findEnds(all []event.Socket, ours []int) []Pair {
+func findEnds(all event.Rows, ours []int) []Pair {
 	s := search{
 		all: all, ours: ours,
 		byFlow: make(map[ends]int32, len(ours)), bySequence: make(map[uint64]int32, len(ours)),
@@ -106,9 +108,11 @@ func findEnds(all []event.Socket, ours []int) []Pair {
 		best: make([]candidates, len(ours)),
 	}
 	for i, at := range ours {
-		s.await(int32(i), &all[at])
+		all.Socket(at, &s.our)
+		s.await(int32(i), &s.our)
 	}
-	for at := range all {
+	for at := range all.Len() {
+		all.Socket(at, &s.other)
 		s.offer(int32(at))
 	}
 	pairs := make([]Pair, len(ours))
@@ -139,9 +143,9 @@ func (s *search) await(i int32, our *event.Socket) {
 	}
 }
 
-// offer shows a socket to those of ours that it may be the other end of.
+// offer shows a socket, which is s.other, to those of ours that it may be the other end of.
 func (s *search) offer(at int32) {
-	other := &s.all[at]
+	other := &s.other
 	if !connected(other) {
 		return
 	}
@@ -157,7 +161,8 @@ func (s *search) offer(at int32) {
 }
 
 func (s *search) consider(i, at int32, byFlow bool) {
-	our, other, c := &s.all[s.ours[i]], &s.all[at], &s.best[i]
+	s.all.Socket(s.ours[i], &s.our)
+	our, other, c := &s.our, &s.other, &s.best[i]
 	if int(at) == s.ours[i] || our.Cookie != 0 && our.Cookie == other.Cookie {
 		return
 	}
@@ -271,7 +276,8 @@ func fin(same bool) numbers {
 
 // choose takes the best candidate, if it is the only one of its kind.
 func (s *search) choose(i int) Pair {
-	c, our := &s.best[i], &s.all[s.ours[i]]
+	s.all.Socket(s.ours[i], &s.our)
+	c, our := &s.best[i], &s.our
 	for how := range fits {
 		if c.n[how] == 0 {
 			continue
@@ -280,7 +286,8 @@ func (s *search) choose(i int) Pair {
 			return Pair{}
 		}
 		p := Pair{Other: int(c.at[how]), By: MatchFlow}
-		reverse := s.all[p.Other].Flow.Reverse()
+		s.all.Socket(p.Other, &s.other)
+		reverse := s.other.Flow.Reverse()
 		switch {
 		case how != fitSequence:
 		case endsOf(&reverse) == endsOf(&our.Flow):

@@ -97,7 +97,7 @@ func TestPairs(t *testing.T) {
 		"MPTCP, closed and in no table": {numbered(changed(end(event.CloseWait, here, lo, lc, 0, 0), msk)), 0, "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := Pairs(test.all, []int{0})[0]
+			got := Pairs(event.SocketList(test.all), []int{0})[0]
 			if got.By != test.by || test.by != "" && got.Other != test.want || got.Gone != test.gone {
 				t.Errorf("got %+v, want %d by %q, gone %v", got, test.want, test.by, test.gone)
 			}
@@ -127,14 +127,14 @@ func FuzzPairs(f *testing.F) {
 		for i := range ours {
 			ours[i] = i
 		}
-		for i, p := range Pairs(all, ours) {
+		for i, p := range Pairs(event.SocketList(all), ours) {
 			if p.By == "" {
 				continue
 			}
 			if p.Gone || p.Other == i {
 				t.Fatalf("%d: %+v", i, p)
 			}
-			if back := Pairs(all, []int{p.Other})[0]; back.Other != i || back.By != p.By {
+			if back := Pairs(event.SocketList(all), []int{p.Other})[0]; back.Other != i || back.By != p.By {
 				t.Fatalf("%d is the end of %d, but back: %+v", p.Other, i, back)
 			}
 		}
@@ -159,7 +159,7 @@ func BenchmarkPairs(b *testing.B) {
 					event.Socket{State: event.FinWait2, SeqKnown: true, SndNxt: rcv, RcvNxt: snd, Flow: event.Flow{Netns: here, Local: far, Remote: near, Protocol: event.TCP}})
 			}
 			for b.Loop() {
-				if p := Pairs(all, ours); p[len(p)-1].By != MatchBoth {
+				if p := Pairs(event.SocketList(all), ours); p[len(p)-1].By != MatchBoth {
 					b.Fatal(p[len(p)-1])
 				}
 			}

@@ -160,9 +160,8 @@ func (w *watcher) judge(ctx context.Context) (*Diagnosed, error) {
 // judgeLook judges what a look found, as far as it is open still.
 func (w *watcher) judgeLook(ctx context.Context, look *tracer.Look) (*Diagnosed, error) {
 	snap := &look.Snapshot
-	snap.Sockets = w.stillOpen(look)
 	clock := tracer.ReadClock(w.engine.cfg.Now)
-	cases, facts := w.engine.cases(snap, &w.query.Query, clock, true)
+	cases, facts := w.engine.cases(snap, where(look.All(), w.isOpen), &w.query.Query, clock, true)
 	if err := w.fill(ctx, w.engine.log, diagnosis.CaseList(cases), &facts); err != nil {
 		return nil, err
 	}
@@ -185,18 +184,17 @@ func (w *watcher) judgeLook(ctx context.Context, look *tracer.Look) (*Diagnosed,
 	}, nil
 }
 
-// stillOpen drops rows whose wait has ended since they were read.
-func (w *watcher) stillOpen(look *tracer.Look) []event.Socket {
-	kept := make([]event.Socket, 0, look.Len())
-	for row := range look.All() {
-		if w.query.For > 0 && row.State == event.CloseWait && row.Cookie != 0 {
-			if _, open := w.table.Get(row.Cookie); !open {
-				continue
-			}
-		}
-		kept = append(kept, *row)
+// isOpen leaves out sockets whose wait has ended since they were read. The subflows of an MPTCP
+// socket are shown as that socket.
+func (w *watcher) isOpen(s *event.Socket) bool {
+	if s.Subflow {
+		return false
 	}
-	return kept
+	if w.query.For == 0 || s.State != event.CloseWait || s.Cookie == 0 {
+		return true
+	}
+	_, open := w.table.Get(s.Cookie)
+	return open
 }
 
 func fdsOf(f *record.Facts) map[uint32]diagnosis.FDs {

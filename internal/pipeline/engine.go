@@ -6,6 +6,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"maps"
 	"runtime/debug"
@@ -242,29 +243,21 @@ func (e *Engine) cgroup(id uint64) record.Cgroup {
 	return record.Cgroup{Path: path, Container: known.Container, Pod: known.Pod}
 }
 
-// cases is casesWith for what users see: the subflows of an MPTCP socket are shown as that
-// socket.
-func (e *Engine) cases(snap *event.Snapshot, q *Query, clock event.Clock, fds bool) ([]diagnosis.Case, record.Facts) {
-	return e.casesWith(snap, q, clock, fds, func(s *event.Socket) bool { return !s.Subflow })
+// where leaves sockets out.
+func where(sockets iter.Seq[*event.Socket], wanted func(*event.Socket) bool) iter.Seq[*event.Socket] {
+	return func(yield func(*event.Socket) bool) {
+		for s := range sockets {
+			if wanted(s) && !yield(s) {
+				return
+			}
+		}
+	}
 }
 
-// casesWith joins, explains and chooses; it leaves in snap only what it kept. Facts are read for the sockets that are left, but
-// before choosing where the filter asks for them.
-func (e *Engine) casesWith(snap *event.Snapshot, q *Query, clock event.Clock, fds bool, shown func(*event.Socket) bool) ([]diagnosis.Case, record.Facts) {
-	// In place: a row is large and there can be a million.
-	kept := 0
-	for i := range snap.Sockets {
-		s := &snap.Sockets[i]
-		if !q.Filter.MatchSocket(s) || !shown(s) {
-			continue
-		}
-		if kept != i {
-			snap.Sockets[kept] = *s
-		}
-		kept++
-	}
-	snap.Sockets = snap.Sockets[:kept]
-	cases := owner.Cases(snap)
+// cases joins sockets of a snapshot, explains and chooses. Facts are read for those that are
+// left, but before choosing where the filter asks for them.
+func (e *Engine) cases(snap *event.Snapshot, sockets iter.Seq[*event.Socket], q *Query, clock event.Clock, fds bool) ([]diagnosis.Case, record.Facts) {
+	cases := owner.Cases(snap, where(sockets, q.Filter.MatchSocket))
 	e.explain(cases, q.Threshold)
 	var facts record.Facts
 	early := q.Filter.NeedsProcesses() || q.Filter.NeedsCgroups()
@@ -424,7 +417,7 @@ func (e *Engine) lookList(ctx context.Context, t *watched, q *ListQuery) (*looke
 			maps.DeleteFunc(all.UnreadNetns, func(ns uint32, _ string) bool {
 				return len(chosen.Netns) > 0 && !slices.Contains(chosen.Netns, ns)
 			})
-			return newLooked(socketList(all.Sockets), all, q.Threshold), nil
+			return newLooked(all, all.Snapshot, q.Threshold), nil
 		}
 	}
 	l, err := e.look(ctx, t.Tracer, tracer.SnapshotOptions{States: chosen.States, Holders: true})

@@ -382,7 +382,7 @@ func (x *execution) remember(snap *event.Snapshot) []diagnosis.Case {
 		}
 	}
 	snap.Sockets = kept
-	cases := slices.DeleteFunc(owner.Cases(snap), func(c diagnosis.Case) bool { return !x.ours(&c) })
+	cases := slices.DeleteFunc(owner.Cases(snap, snap.All()), func(c diagnosis.Case) bool { return !x.ours(&c) })
 	for i := range cases {
 		if c := cases[i]; c.State == event.CloseWait {
 			// The snapshot's memory is not kept for the sake of a few.

@@ -113,11 +113,11 @@ type explainer struct {
 
 // look takes the snapshot of every state.
 func (x *explainer) look(ctx context.Context) error {
-	snap, err := x.engine.snapshot(ctx, x.Tracer, tracer.SnapshotOptions{Holders: true})
+	look, err := x.engine.look(ctx, x.Tracer, tracer.SnapshotOptions{Holders: true})
 	if err != nil {
 		return err
 	}
-	x.cases = owner.Cases(snap)
+	x.cases = owner.Cases(&look.Snapshot, look.All())
 	x.engine.explain(x.cases, x.query.Threshold)
 	wanted := map[event.Cookie]bool{x.query.Cookie: true}
 	for c := range x.judged.Waits() {
@@ -125,7 +125,7 @@ func (x *explainer) look(ctx context.Context) error {
 	}
 	delete(wanted, 0)
 	pid, _, _ := x.process()
-	x.engine.join(snap, x.judged, func(s *event.Socket) bool { return wanted[s.Cookie] }, pid)
+	x.engine.join(&whole{&look.Snapshot, look}, x.judged, func(s *event.Socket) bool { return wanted[s.Cookie] }, pid)
 	return nil
 }
 

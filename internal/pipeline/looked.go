@@ -13,7 +13,7 @@ import (
 // looked are the cases of one look, each made when it is asked for: kept, a million of them
 // would take a gigabyte.
 type looked struct {
-	sockets   sockets
+	sockets   event.Rows
 	snap      *event.Snapshot
 	index     *owner.Index
 	explainer *diagnosis.Explainer
@@ -34,18 +34,7 @@ type chosenRow struct {
 	holder int32
 }
 
-// sockets are decoded or not.
-type sockets interface {
-	Len() int
-	Socket(i int, to *event.Socket)
-}
-
-type socketList []event.Socket
-
-func (l socketList) Len() int                       { return len(l) }
-func (l socketList) Socket(i int, to *event.Socket) { *to = l[i] }
-
-func newLooked(from sockets, snap *event.Snapshot, threshold time.Duration) *looked {
+func newLooked(from event.Rows, snap *event.Snapshot, threshold time.Duration) *looked {
 	return &looked{
 		sockets: from, snap: snap, index: owner.NewSnapshotIndex(snap),
 		explainer: diagnosis.NewExplainer(threshold),

@@ -18,54 +18,75 @@ func narrow(f event.Filter) bool {
 	return len(f.Netns)+len(f.Lports)+len(f.Rports)+len(f.Pids) > 0 || f.Family != 0 || f.Direction != event.DirectionUnknown
 }
 
+// whole is a look at the sockets of all states.
+type whole struct {
+	*event.Snapshot
+	event.Rows
+}
+
 // everything looks at the sockets of all states that t does not leave out; if it leaves some
 // out, another tracer looks. The other end of a chosen socket need not be chosen itself.
-func (e *Engine) everything(ctx context.Context, t *tracer.Tracer, chosen event.Filter) (*event.Snapshot, error) {
+func (e *Engine) everything(ctx context.Context, t *tracer.Tracer, chosen event.Filter) (*whole, error) {
 	wanted := tracer.SnapshotOptions{Holders: true}
 	if !narrow(chosen) {
-		return e.snapshot(ctx, t, wanted)
+		l, err := e.look(ctx, t, wanted)
+		if err != nil {
+			return nil, err
+		}
+		return &whole{&l.Snapshot, l}, nil
 	}
 	all, err := tracer.Open(tracer.Config{Proc: e.cfg.Proc})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = all.Close() }()
-	snap, err := e.snapshot(ctx, all, wanted)
+	l, err := e.look(ctx, all, wanted)
 	if err != nil {
 		return nil, err
 	}
-	watched, err := t.Snapshot(ctx, tracer.SnapshotOptions{States: event.SetOf(event.FinWait1, event.FinWait2)})
+	watched, err := t.Look(ctx, tracer.SnapshotOptions{States: event.SetOf(event.FinWait1, event.FinWait2)})
 	if err != nil {
 		return nil, err
 	}
-	date(snap, watched)
-	return snap, nil
+	return &whole{&l.Snapshot, date(l, watched)}, nil
+}
+
+// dated are sockets of which some were watched when they entered their state.
+type dated struct {
+	event.Rows
+	entered map[event.Cookie]entry
+}
+
+type entry struct {
+	state event.State
+	at    event.KTime
 }
 
 // date takes from rows that were watched since when sockets are in their state.
-func date(snap, watched *event.Snapshot) {
-	exact := map[event.Cookie]*event.Socket{}
-	for i := range watched.Sockets {
-		if s := &watched.Sockets[i]; s.Cookie != 0 && s.Bound == event.Exact && s.Flow.Protocol == event.TCP {
-			exact[s.Cookie] = s
+func date(all, watched *tracer.Look) dated {
+	d := dated{all, map[event.Cookie]entry{}}
+	for s := range watched.All() {
+		if s.Cookie != 0 && s.Bound == event.Exact && s.Flow.Protocol == event.TCP {
+			d.entered[s.Cookie] = entry{s.State, s.Since}
 		}
 	}
-	if len(exact) == 0 {
-		return
-	}
-	for i := range snap.Sockets {
-		s := &snap.Sockets[i]
-		if w := exact[s.Cookie]; w != nil && w.State == s.State {
-			s.Since, s.Bound, s.Earliest = w.Since, w.Bound, 0
-		}
+	return d
+}
+
+// Socket implements event.Rows.
+func (d dated) Socket(i int, to *event.Socket) {
+	d.Rows.Socket(i, to)
+	if e, ok := d.entered[to.Cookie]; ok && e.state == to.State {
+		to.Since, to.Bound, to.Earliest = e.at, event.Exact, 0
 	}
 }
 
-// peers finds the other ends of some sockets among all of the snapshot.
-func (e *Engine) peers(snap *event.Snapshot, ours func(*event.Socket) bool) map[event.Cookie]record.Peer {
+// peers finds the other ends of some sockets among all.
+func (e *Engine) peers(all *whole, ours func(*event.Socket) bool) map[event.Cookie]record.Peer {
 	var at []int
-	for i := range snap.Sockets {
-		if s := &snap.Sockets[i]; s.Cookie != 0 && !s.Subflow && ours(s) {
+	var our, other event.Socket
+	for i := range all.Len() {
+		if all.Socket(i, &our); our.Cookie != 0 && !our.Subflow && ours(&our) {
 			at = append(at, i)
 		}
 	}
@@ -73,20 +94,21 @@ func (e *Engine) peers(snap *event.Snapshot, ours func(*event.Socket) bool) map[
 	if len(at) == 0 {
 		return peers
 	}
-	facts, index := record.Facts{Boot: e.owners.Boot()}, owner.NewIndex(snap.Holders)
+	facts, index := record.Facts{Boot: e.owners.Boot()}, owner.NewIndex(all.Holders)
 	names := map[uint32]netns.Name{}
-	for i, p := range owner.Pairs(snap.Sockets, at) {
-		our := &snap.Sockets[at[i]]
+	for i, p := range owner.Pairs(all, at) {
+		all.Socket(at[i], &our)
 		switch {
 		case p.By != "":
-			c := index.Case(&snap.Sockets[p.Other], snap.HoldersKnown)
+			all.Socket(p.Other, &other)
+			c := index.Case(&other, all.HoldersKnown)
 			diagnosis.Explain(&c, 0)
 			peer := record.PeerOf(&c, string(p.By), &facts)
 			if c.Flow.Netns != our.Flow.Netns {
 				peer.NetnsName = e.spaceName(names, c.Flow.Netns)
 			}
 			peers[our.Cookie] = peer
-		case p.Gone && snap.ReadNetns[our.Flow.Netns]:
+		case p.Gone && all.ReadNetns[our.Flow.Netns]:
 			peers[our.Cookie] = record.Peer{Gone: true}
 		}
 	}
@@ -111,11 +133,11 @@ func (w *watcher) pair(ctx context.Context, d *Diagnosed) error {
 		}
 	}
 	if len(judged) > 0 {
-		snap, err := w.engine.everything(ctx, w.Tracer, w.query.Filter.Kernel())
+		all, err := w.engine.everything(ctx, w.Tracer, w.query.Filter.Kernel())
 		if err != nil {
 			return err
 		}
-		w.engine.join(snap, d, func(s *event.Socket) bool { return judged[s.Cookie] }, 0)
+		w.engine.join(all, d, func(s *event.Socket) bool { return judged[s.Cookie] }, 0)
 	}
 	a := w.engine.access(&d.Facts, d.Waits())
 	for i := range d.Processes {
@@ -126,17 +148,18 @@ func (w *watcher) pair(ctx context.Context, d *Diagnosed) error {
 
 // join adds the other ends to a judgement: of the sockets judged, and of those that the
 // processes judged (and one more, 0 for none) have ended and wait for the end of.
-func (e *Engine) join(snap *event.Snapshot, d *Diagnosed, judged func(*event.Socket) bool, also uint32) {
+func (e *Engine) join(all *whole, d *Diagnosed, judged func(*event.Socket) bool, also uint32) {
 	suspects := map[uint32]bool{also: also != 0}
 	for i := range d.Processes {
 		suspects[d.Processes[i].Task.Pid] = d.Processes[i].Task.Known()
 	}
-	awaiting := awaitingEnd(snap, suspects)
-	d.Facts.Peers = e.peers(snap, func(s *event.Socket) bool { return judged(s) || awaiting[s.Cookie] != nil })
+	awaiting := awaitingEnd(all.Snapshot, suspects)
+	d.Facts.Peers = e.peers(all, func(s *event.Socket) bool { return judged(s) || awaiting[s.Cookie] != nil })
 	d.Facts.Awaits = map[uint32][]record.Ends{}
 	var passed []diagnosis.PassedEnd
-	for i := range snap.Sockets {
-		s := &snap.Sockets[i]
+	var s event.Socket
+	for i := range all.Len() {
+		all.Socket(i, &s)
 		for _, pid := range awaiting[s.Cookie] {
 			p := d.Facts.Peers[s.Cookie]
 			d.Facts.Awaits[pid] = record.AddEnd(d.Facts.Awaits[pid], &p, s.Flow.Netns)

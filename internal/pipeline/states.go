@@ -30,18 +30,18 @@ func (e *Engine) States(ctx context.Context, q StatesQuery) (*StateCounts, error
 		ctx = context.WithoutCancel(ctx)
 	}
 	before := e.stateSpaces(&q)
-	snap, err := e.snapshot(ctx, t, tracer.SnapshotOptions{States: tabled(q.Filter.States()), Holders: true})
+	look, err := e.look(ctx, t, tracer.SnapshotOptions{States: tabled(q.Filter.States()), Holders: true})
 	if err != nil {
 		return nil, err
 	}
 	after := e.stateSpaces(&q)
 	counts := counter{by: q.By, groups: map[record.StatesGroup]*record.StateCounts{}}
-	cases, facts := e.countable(snap, &q.Query)
+	cases, facts := e.countable(look, &q.Query)
 	for i := range cases {
 		counts.add(&cases[i], &facts)
 	}
 	c := &StateCounts{
-		Clock: facts.Clock, All: counts.all, Groups: counts.sorted(), UnreadNetns: snap.UnreadNetns,
+		Clock: facts.Clock, All: counts.all, Groups: counts.sorted(), UnreadNetns: look.UnreadNetns,
 	}
 	if q.Whole {
 		c.Established = establishedOf(before, after, cases, &facts)
@@ -51,7 +51,7 @@ func (e *Engine) States(ctx context.Context, q StatesQuery) (*StateCounts, error
 	}
 	c.Dwell = dwellOf(cases, q.Filter.States(), after)
 	if q.For > 0 {
-		c.Observed, c.Left = snap.From.Sub(from), departures.record()
+		c.Observed, c.Left = look.From.Sub(from), departures.record()
 	}
 	c.Loss, err = t.Loss()
 	return c, err
@@ -67,20 +67,18 @@ func tabled(states event.StateSet) event.StateSet {
 
 // countable leaves in what the kernel's tables list, and closed sockets. Who asks for
 // NEW_SYN_RECV and not for SYN_RECV gets the request sockets alone, under that name.
-func (e *Engine) countable(snap *event.Snapshot, q *Query) ([]diagnosis.Case, record.Facts) {
-	if states := q.Filter.States(); states == 0 || states.Has(event.SynRecv) {
-		for i := range snap.Sockets {
-			if s := &snap.Sockets[i]; s.State == event.NewSynRecv {
-				s.State = event.SynRecv
-			}
+func (e *Engine) countable(look *tracer.Look, q *Query) ([]diagnosis.Case, record.Facts) {
+	states := q.Filter.States()
+	asOne := states == 0 || states.Has(event.SynRecv)
+	counted := where(look.All(), func(s *event.Socket) bool {
+		if asOne && s.State == event.NewSynRecv {
+			s.State = event.SynRecv
 		}
-	}
-	// A closed MPTCP connection has no subflows left to count, one that is merely bound is met by
-	// itself.
-	snap.Sockets = slices.DeleteFunc(snap.Sockets, func(s event.Socket) bool {
-		return s.Flow.Protocol == event.MPTCP && s.State != event.Close && s.State != event.BoundInactive
+		// A closed MPTCP connection has no subflows left to count, one that is merely bound is met
+		// by itself.
+		return s.Flow.Protocol != event.MPTCP || s.State == event.Close || s.State == event.BoundInactive
 	})
-	return e.casesWith(snap, q, tracer.ReadClock(e.cfg.Now), false, func(*event.Socket) bool { return true })
+	return e.cases(&look.Snapshot, counted, q, tracer.ReadClock(e.cfg.Now), false)
 }
 
 type counter struct {
