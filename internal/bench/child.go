@@ -20,8 +20,11 @@ import (
 // childArg is the first argument of this program when it started itself.
 const childArg = "child"
 
-// ready is what a child says when it can be measured.
-const ready = "ready"
+// ready is what a child says when it can be measured, warm what it is told to be so by its load.
+const (
+	ready = "ready"
+	warm  = "warm"
+)
 
 // child is one end of the pipes of a process that this program started to be load or floor.
 type child struct {
@@ -73,11 +76,17 @@ func (c *child) say(format string, values ...any) error {
 
 // wait returns with the next line of the parent, or when it closes the pipe or ends.
 func (c *child) wait() error {
-	_, err := c.in.ReadString('\n')
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
+	_, err := c.read()
 	return err
+}
+
+// read returns the next line of the parent, "" when it closed the pipe or ended.
+func (c *child) read() (string, error) {
+	line, err := c.in.ReadString('\n')
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return strings.TrimSuffix(line, "\n"), err
 }
 
 // home keeps a network namespace.

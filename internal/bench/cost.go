@@ -106,7 +106,7 @@ func (s *stage) costOf(ctx context.Context, t tool, load string, n, events int) 
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.work(ctx, load, 1, n); err != nil {
+	if _, err := s.work(ctx, load, 1, n, nil); err != nil {
 		return nil, err
 	}
 	after, err := programsOf(a.pid())

@@ -18,6 +18,8 @@ type rated struct {
 	// missing is how many transitions it did not write, of those it should have; said is how
 	// many it says it lost.
 	missing, said, made int
+	// timed of those made were made while time was taken.
+	timed int
 }
 
 // workersOf are the numbers of workers: with one the other CPU is free for the tool.
@@ -31,7 +33,7 @@ func (s *stage) rateLoad(t tool) (connections, rounds int) {
 	case t.peer:
 		return 10_004, 3
 	default:
-		return 20_012, 5
+		return 60_004, 5
 	}
 }
 
@@ -104,15 +106,18 @@ func (s *stage) rateOf(ctx context.Context, t tool, workers, connections int) (r
 				err = errors.Join(err, a.detach())
 			}
 		}()
-		if before, err = usageOf(a.pid()); err != nil {
-			return nil, err
-		}
 	}
-	took, err := s.work(ctx, "churn", workers, connections)
+	took, err := s.work(ctx, "churn", workers, connections, func() (err error) {
+		if a != nil {
+			before, err = usageOf(a.pid())
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	r = &rated{rate: float64(connections) / took.Seconds(), made: connections*perConnection + workers*perWorker}
+	r = &rated{rate: float64(connections) / took.Seconds(), timed: connections * perConnection}
+	r.made = r.timed + workers*(warmUp*perConnection+perWorker)
 	if a == nil {
 		return r, nil
 	}
@@ -129,7 +134,7 @@ func (a *attached) account(ctx context.Context, before usage, r *rated) error {
 		return err
 	}
 	used := now.minus(before)
-	r.user, r.total = used.user.Seconds()*1e6/float64(r.made), used.total.Seconds()*1e6/float64(r.made)
+	r.user, r.total = used.user.Seconds()*1e6/float64(r.timed), used.total.Seconds()*1e6/float64(r.timed)
 	lines, lost, err := a.finish()
 	if err != nil {
 		return fmt.Errorf("end %s: %w", a.name, err)

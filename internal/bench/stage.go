@@ -144,7 +144,9 @@ func (s *stage) child(ctx context.Context, name string, n, index int, netns stri
 
 // work starts children of one kind in namespaces of their own, lets them begin together, and
 // returns the time until the last one is done.
-func (s *stage) work(ctx context.Context, name string, workers, n int) (took time.Duration, err error) {
+//
+// warmed, if not nil, is called after all are warm, and before time is taken.
+func (s *stage) work(ctx context.Context, name string, workers, n int, warmed func() error) (took time.Duration, err error) {
 	var all []*process
 	defer func() {
 		for _, p := range all {
@@ -158,22 +160,40 @@ func (s *stage) work(ctx context.Context, name string, workers, n int) (took tim
 		}
 		all = append(all, p)
 	}
+	if warmed != nil {
+		if err := tellAll(ctx, all, warm); err != nil {
+			return 0, err
+		}
+	}
 	// What is left of the last run's namespaces is not this one's business.
 	if err := sleep(ctx, 200*time.Millisecond); err != nil {
 		return 0, err
 	}
+	if warmed != nil {
+		if err := warmed(); err != nil {
+			return 0, err
+		}
+	}
 	began := time.Now()
+	if err := tellAll(ctx, all, "go"); err != nil {
+		return 0, err
+	}
+	return time.Since(began), nil
+}
+
+// tellAll tells children what to do, and returns when all have answered.
+func tellAll(ctx context.Context, all []*process, what string) error {
 	for _, p := range all {
-		if _, err := p.stdin.Write([]byte("go\n")); err != nil {
-			return 0, fmt.Errorf("begin %s: %w", name, err)
+		if _, err := p.stdin.Write([]byte(what + "\n")); err != nil {
+			return fmt.Errorf("tell %s: %w", what, err)
 		}
 	}
 	for _, p := range all {
 		if _, err := p.line(ctx); err != nil {
-			return 0, fmt.Errorf("work %s: %w", name, err)
+			return fmt.Errorf("wait for %s: %w", what, err)
 		}
 	}
-	return time.Since(began), nil
+	return nil
 }
 
 // rounds is how often something is measured: as often as it should, unless -rounds says less.
