@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -102,22 +101,6 @@ var table = []hook{
 	{fact: factFamily, program: "dump_family", kind: kindIter, targets: []string{"task"}, live: true, family: true},
 	// After the other: it must find out whether that one ran.
 	{fact: factNested, program: "state_refused", kind: kindTpBTF, targets: []string{"inet_sock_set_state"}, required: true, live: true},
-}
-
-// firstChoices are the programs that will be attached where the kernel refuses none.
-func (c *Config) firstChoices(kernel *btf.Spec) []string {
-	var programs []string
-	chosen := map[string]bool{}
-	for i := range table {
-		h := &table[i]
-		if chosen[h.fact] || !h.wanted(c) || h.unless != "" || h.optIn != "" ||
-			slices.Contains(c.Without, h.kind) || h.suits(kernel) != nil {
-			continue
-		}
-		chosen[h.fact] = true
-		programs = append(programs, h.program)
-	}
-	return programs
 }
 
 // without says what is missing where no way to a fact works.

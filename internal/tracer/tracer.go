@@ -86,11 +86,7 @@ func Open(cfg Config) (_ *Tracer, err error) {
 	if spec, err = t.load(spec, types, hz); err != nil {
 		return nil, err
 	}
-	l := &loader{spec: spec, maps: t.maps.Maps, kernel: kernel, types: types}
-	l.begin(t.cfg.firstChoices(types))
-	err = t.attachAll(l)
-	l.end()
-	if err != nil {
+	if err := t.attachAll(&loader{spec: spec, kernel: kernel, types: types}); err != nil {
 		return nil, err
 	}
 	if !cfg.Live {
@@ -241,6 +237,14 @@ func (t *Tracer) attachAll(l *loader) error {
 	return nil
 }
 
+// loader is what loading one program after the other needs. Not side by side: the library that
+// reads the types of modules may not be used by several goroutines.
+type loader struct {
+	spec   *ebpf.CollectionSpec
+	kernel *btf.Cache
+	types  *btf.Spec
+}
+
 func (t *Tracer) try(l *loader, h hook, have map[string]string) hookResult {
 	r := hookResult{hook: h, target: h.targets[0]}
 	switch {
@@ -266,7 +270,16 @@ func (t *Tracer) attach(l *loader, h *hook) error {
 	if err := h.suits(l.types); err != nil {
 		return err
 	}
-	coll, err := l.take(h.program)
+	spec := only(l.spec, h.program)
+	shared := make(map[string]*ebpf.Map, len(spec.Maps))
+	for name := range spec.Maps {
+		shared[name] = t.maps.Maps[name]
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		MapReplacements: shared,
+		// Decoding the kernel's BTF takes longer than everything else here: once is enough.
+		Cache: l.kernel,
+	})
 	if err != nil {
 		return err
 	}
