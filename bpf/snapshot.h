@@ -397,6 +397,8 @@ static __noinline bool emit_holder(struct seq_file *seq,
 	row.cookie = rec ? rec->cookie : id_of(sk);
 	row.netns = sk->__sk_common.skc_net.net->ns.inum;
 	row.state = state_of(sk);
+	row.owns = rec && rec->evidence == EVIDENCE_SCAN &&
+		   rec->owner.tgid == task->tgid;
 	if (!emit_holding(seq, task))
 		return false;
 	if (row.state == TCP_LISTEN)

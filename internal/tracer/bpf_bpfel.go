@@ -131,7 +131,8 @@ type bpfHolderRow struct {
 	Cookie uint64
 	Netns  uint32
 	State  uint8
-	Pad    [3]uint8
+	Owns   uint8
+	Pad    [2]uint8
 }
 
 type bpfHoldingRow struct {

@@ -269,6 +269,11 @@ func stacksOf(c *[event.StackSlots]uint64) event.Stacks {
 	return *(*event.Stacks)(unsafe.Pointer(c))
 }
 
+// bpfTaskOf is the reverse of taskOf.
+func bpfTaskOf(t *event.Task) bpfTask {
+	return bpfTask{Start: uint64(t.Start), Tgid: t.Pid, Tid: t.Tid, Comm: *(*[16]int8)(unsafe.Pointer(&t.Comm))}
+}
+
 func taskOf(c *bpfTask) event.Task {
 	return event.Task{
 		Pid:   c.Tgid,

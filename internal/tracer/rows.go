@@ -39,6 +39,8 @@ type held struct {
 	task, listening uint32
 	fd              int32
 	state           event.State
+	// owns: the kernel side made the task the socket's owner, because it holds it.
+	owns bool
 }
 
 type spot struct{ task, netns uint32 }
@@ -211,7 +213,7 @@ func (r *rows) takeRow(b []byte) error {
 func (r *rows) addHolder(c *bpfHolderRow) {
 	task := uint32(len(r.tasks) - 1)
 	r.held = append(doubled(r.held), held{
-		cookie: event.Cookie(c.Cookie), task: task, fd: c.Fd, state: event.State(c.State),
+		cookie: event.Cookie(c.Cookie), task: task, fd: c.Fd, state: event.State(c.State), owns: c.Owns != 0,
 	})
 	r.visit(spot{task, c.Netns})
 }
@@ -290,6 +292,29 @@ func (r *rows) sortHolders() {
 		slices.SortFunc(r.held, byProcess)
 	}
 	r.held = sortByCookie(r.held)
+}
+
+// ownHeld gives the sockets their owners that the pass over descriptors found, which came after
+// the one over sockets. The descriptors are sorted.
+func (r *rows) ownHeld() {
+	var index *event.CookieIndex
+	for i := range r.sockets.n {
+		row := r.sockets.at(i)
+		more := r.sockets.moreOf(row)
+		if more == nil || row.Evidence != 0 {
+			continue
+		}
+		if index == nil {
+			index = new(event.NewCookieIndex(len(r.held), func(i int) event.Cookie { return r.held[i].cookie }))
+		}
+		cookie := event.Cookie(row.Cookie)
+		for at := index.First(cookie); at >= 0 && at < len(r.held) && r.held[at].cookie == cookie; at++ {
+			if h := &r.held[at]; h.owns {
+				row.Evidence, more.Owner = uint8(event.EvidenceScan), bpfTaskOf(&r.tasks[h.task])
+				break
+			}
+		}
+	}
 }
 
 // sortByCookie is a radix sort, and stable: three passes for a million cookies, which are

@@ -141,9 +141,9 @@ func (t *Tracer) look(ctx context.Context, opts SnapshotOptions, snap *event.Sna
 }
 
 // readPasses reads sockets, and descriptors if they are wanted. Who only looks reads both at
-// once: neither pass changes what the other sees. For who watches, the pass over descriptors
-// makes their holder the owner of sockets that have none, which the other one shows. lookAgain
-// settles what came between.
+// once: neither pass changes what the other sees. Who watches reads the sockets first: what is
+// accepted after that has a record, and its first read names the owner; of others without one the
+// pass over descriptors makes a holder the owner. lookAgain settles what came between.
 func (t *Tracer) readPasses(ctx context.Context, holders bool, all *rows, snap *event.Snapshot) error {
 	var files rows
 	var failed error
@@ -152,14 +152,14 @@ func (t *Tracer) readPasses(ctx context.Context, holders bool, all *rows, snap *
 		files.sortHolders()
 	}
 	var wg sync.WaitGroup
-	switch {
-	case holders && t.cfg.Live:
-		readFiles()
-	case holders:
+	if holders && !t.cfg.Live {
 		wg.Go(readFiles)
 	}
 	err := errors.Join(t.readSockets(ctx, all, snap), t.forgetQueued())
 	wg.Wait()
+	if holders && t.cfg.Live && err == nil {
+		readFiles()
+	}
 	if err = errors.Join(err, failed); err != nil || !holders {
 		return err
 	}
@@ -315,6 +315,7 @@ func (t *Tracer) joinHolders(ctx context.Context, all, files *rows, snap *event.
 			return err
 		}
 	}
+	all.ownHeld()
 	all.dateClosed()
 	all.dedupe(listed)
 	return nil
