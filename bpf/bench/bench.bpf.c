@@ -65,6 +65,33 @@ int BPF_PROG(floor_empty, struct sock *sk, int old, int new)
 	return 0;
 }
 
+/* As much as a tool must keep of a socket to know its owner and times. */
+struct floor_storage {
+	__u64 since;
+	__u64 rest[22];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct floor_storage);
+} floor_records SEC(".maps");
+
+/* Where a tool that knows how long a socket was in its state must begin. */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(floor_keep, struct sock *sk, int old, int new)
+{
+	struct floor_storage *kept;
+
+	kept = bpf_sk_storage_get(
+	    &floor_records, sk, 0,
+	    new == TCP_CLOSE ? 0 : BPF_SK_STORAGE_GET_F_CREATE);
+	if (kept)
+		kept->since = bpf_ktime_get_ns();
+	return 0;
+}
+
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(floor_record, struct sock *sk, int old, int new)
 {

@@ -43,8 +43,9 @@ func children() map[string]func(*child) error {
 		"receive":       (*child).receive,
 		"fins":          (*child).fins,
 		"request":       (*child).request,
-		"floor-empty":   func(c *child) error { return c.floor(runEmpty(false)) },
-		"floor-receive": func(c *child) error { return c.floor(runEmpty(true)) },
+		"floor-empty":   func(c *child) error { return c.floor(hold(floor.Empty)) },
+		"floor-receive": func(c *child) error { return c.floor(hold(floor.Receive)) },
+		"floor-keep":    func(c *child) error { return c.floor(hold(floor.Keep)) },
 		"floor-record":  func(c *child) error { return c.floor(c.record) },
 		"floor-walk":    (*child).walk,
 	}
@@ -107,8 +108,8 @@ func (c *child) floor(run func(ctx context.Context, ready func()) error) error {
 	return run(ctx, func() { fmt.Fprintln(os.Stderr, ready) })
 }
 
-func runEmpty(recv bool) func(context.Context, func()) error {
-	return func(ctx context.Context, ready func()) error { return floor.Empty(ctx, recv, ready) }
+func hold(p floor.Program) func(context.Context, func()) error {
+	return func(ctx context.Context, ready func()) error { return floor.Hold(ctx, p, ready) }
 }
 
 func (c *child) record(ctx context.Context, ready func()) error {

@@ -157,6 +157,7 @@ func (r *report) drawRate() string {
 	const wide, row, from, to = 720.0, 40.0, 300.0, 620.0
 	tools := []struct{ name, class string }{
 		{toolEmpty, "b_floor"},
+		{toolKeep, "b_floor"},
 		{toolRecord, "b_floor"},
 		{toolDiagnose, "b_ours"},
 		{toolStacks, "b_ours"},

@@ -53,8 +53,8 @@ func (s *stage) rate(ctx context.Context) error {
 		deadline := time.Now().Add(rateBudget / time.Duration(len(counts)))
 		for round := 0; s.rateRound(ctx, tools, workers, round, results); round++ {
 			// Whole rounds only: a tool that is left out would be compared with other moments.
-			if time.Now().After(deadline) {
-				s.report.note("churn with %d workers was measured %d times, then time was up", workers, round+1)
+			if _, most := s.rateLoad(tool{}); round+1 < s.rounds(most) && time.Now().After(deadline) {
+				s.report.note("churn with %s was measured %d times, then time was up", workersText(workers), round+1)
 				break
 			}
 		}
@@ -64,6 +64,13 @@ func (s *stage) rate(ctx context.Context) error {
 	}
 	s.report.add(rateTable(tools, counts, s.report))
 	return ctx.Err()
+}
+
+func workersText(n int) string {
+	if n == 1 {
+		return "1 worker"
+	}
+	return strconv.Itoa(n) + " workers"
 }
 
 // rateRound measures each tool that needs another round, and reports whether any did.
@@ -81,7 +88,7 @@ func (s *stage) rateRound(ctx context.Context, tools []tool, workers, round int,
 			s.report.fail(rateTool(t.name), err)
 			continue
 		}
-		s.report.say("%s, %d workers: %s connections/s", t.name, workers, number(one.rate))
+		s.report.say("%s, %s: %s connections/s", t.name, workersText(workers), number(one.rate))
 		key := rateKey(t.name, workers)
 		results[key] = append(results[key], *one)
 	}

@@ -51,6 +51,7 @@ const watch = "20m"
 const (
 	toolNothing     = "nothing"
 	toolEmpty       = "floor: empty program"
+	toolKeep        = "floor: socket storage of 184 bytes"
 	toolRecord      = "floor: 64-byte record, batched ring, text"
 	toolTailJSON    = "tail -o json"
 	toolTail        = "tail"
@@ -84,13 +85,18 @@ func (s *stage) tools() []tool {
 	all := []tool{
 		{name: toolNothing},
 		floor(toolEmpty, "floor-empty"),
+		floor(toolKeep, "floor-keep"),
 		floor(toolRecord, "floor-record"),
 		agent(toolTailJSON, "tail", "-o", "json"),
 		agent(toolTail, "tail"),
 		agent(toolDiagnose, "diagnose", "--stacks", "off", "--for", watch),
 		agent(toolStacks, "diagnose", "--for", watch),
 	}
-	all[3].wanted = reportedOfLoad
+	for i := range all {
+		if all[i].name == toolTailJSON {
+			all[i].wanted = reportedOfLoad
+		}
+	}
 	all = append(all, s.peers()...)
 	if s.quick {
 		all = slices.DeleteFunc(all, func(t tool) bool { return t.name == toolTail || t.name == toolStacks })

@@ -42,13 +42,21 @@ type bpfFloorRow struct {
 	Pad   uint64
 }
 
+type bpfFloorStorage struct {
+	_     structs.HostLayout
+	Since uint64
+	Rest  [22]uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapFloorRecords   = "floor_records"
 	bpfMapFloorRing      = "floor_ring"
 	bpfProgFloorEmpty    = "floor_empty"
 	bpfProgFloorHolders  = "floor_holders"
+	bpfProgFloorKeep     = "floor_keep"
 	bpfProgFloorRecord   = "floor_record"
 	bpfProgFloorRecv     = "floor_recv"
 	bpfProgFloorSockets  = "floor_sockets"
@@ -102,6 +110,7 @@ type bpfSpecs struct {
 type bpfProgramSpecs struct {
 	FloorEmpty   *ebpf.ProgramSpec `ebpf:"floor_empty"`
 	FloorHolders *ebpf.ProgramSpec `ebpf:"floor_holders"`
+	FloorKeep    *ebpf.ProgramSpec `ebpf:"floor_keep"`
 	FloorRecord  *ebpf.ProgramSpec `ebpf:"floor_record"`
 	FloorRecv    *ebpf.ProgramSpec `ebpf:"floor_recv"`
 	FloorSockets *ebpf.ProgramSpec `ebpf:"floor_sockets"`
@@ -111,7 +120,8 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	FloorRing *ebpf.MapSpec `ebpf:"floor_ring"`
+	FloorRecords *ebpf.MapSpec `ebpf:"floor_records"`
+	FloorRing    *ebpf.MapSpec `ebpf:"floor_ring"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -144,11 +154,13 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	FloorRing *ebpf.Map `ebpf:"floor_ring"`
+	FloorRecords *ebpf.Map `ebpf:"floor_records"`
+	FloorRing    *ebpf.Map `ebpf:"floor_ring"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.FloorRecords,
 		m.FloorRing,
 	)
 }
@@ -169,6 +181,7 @@ type bpfVariables struct {
 type bpfPrograms struct {
 	FloorEmpty   *ebpf.Program `ebpf:"floor_empty"`
 	FloorHolders *ebpf.Program `ebpf:"floor_holders"`
+	FloorKeep    *ebpf.Program `ebpf:"floor_keep"`
 	FloorRecord  *ebpf.Program `ebpf:"floor_record"`
 	FloorRecv    *ebpf.Program `ebpf:"floor_recv"`
 	FloorSockets *ebpf.Program `ebpf:"floor_sockets"`
@@ -178,6 +191,7 @@ func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.FloorEmpty,
 		p.FloorHolders,
+		p.FloorKeep,
 		p.FloorRecord,
 		p.FloorRecv,
 		p.FloorSockets,

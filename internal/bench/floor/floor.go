@@ -61,14 +61,21 @@ func attach(name string) (*ebpf.Collection, func(), error) {
 	}, nil
 }
 
-// Empty holds a program that does nothing at every transition (or, with recv, at every read)
-// until ctx ends. ready is called when it is attached.
-func Empty(ctx context.Context, recv bool, ready func()) error {
-	name := bpfProgFloorEmpty
-	if recv {
-		name = bpfProgFloorRecv
-	}
-	_, detach, err := attach(name)
+// Program is one that tells nobody anything.
+type Program string
+
+// The programs.
+const (
+	// Empty does nothing at every transition, Receive at every read.
+	Empty   Program = bpfProgFloorEmpty
+	Receive Program = bpfProgFloorRecv
+	// Keep has 184 bytes with every socket, and writes the time of each transition there.
+	Keep Program = bpfProgFloorKeep
+)
+
+// Hold keeps a program attached until ctx ends. ready is called when it is.
+func Hold(ctx context.Context, p Program, ready func()) error {
+	_, detach, err := attach(string(p))
 	if err != nil {
 		return err
 	}
