@@ -261,8 +261,7 @@ struct holder_row {
 	__u64 cookie;
 	__u32 netns;
 	__u8 state;
-	__u8
-	    owns; /* 1: the record's owner is this task, by this pass or one before */
+	__u8 owns; /* 1: the task is the socket's owner, by a scan */
 	__u8 pad[2];
 };
 
