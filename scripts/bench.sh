@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures what tcpwaitd costs beside the tools people use now, and writes it into
 # docs/performance.md; with arguments it does what internal/bench does with them (-h).
-# $PEERS names the tcpstates of libbpf-tools, or directories with it.
+# $PEERS names the tcpstates and tcplife of libbpf-tools, or directories with them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ "$(id -u)" != 0 ]; then

@@ -37,6 +37,7 @@ const (
 	listDiagnose = "diagnose --for 0"
 	listFloor    = "floor: two iterators, binary"
 	listSs       = "ss -tnp state close-wait"
+	listSsAlone  = "ss -tn state close-wait"
 	listLsof     = "lsof -nP -iTCP -sTCP:CLOSE_WAIT"
 	listNetstat  = "netstat -tnp"
 )
@@ -50,7 +51,7 @@ func (s *stage) listers() []lister {
 		{name: listDiagnose, argv: []string{s.agent, "diagnose", "--for", "0"}, whole: some},
 		{name: listFloor, argv: s.childCommand("floor-walk", 0, 0), inside: true, whole: some},
 	}
-	for name, max := range map[string]int{listSs: 500_000, listLsof: 500_000, listNetstat: 500_000} {
+	for name, max := range map[string]int{listSs: 500_000, listSsAlone: 0, listLsof: 500_000, listNetstat: 500_000} {
 		argv := strings.Fields(name)
 		_, err := exec.LookPath(argv[0])
 		if err != nil {

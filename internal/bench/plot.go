@@ -165,6 +165,7 @@ func (r *report) drawRate() string {
 		{toolTail, "b_ours"},
 		{toolBpftrace, "b_peer"},
 		{toolTcpstates, "b_peer"},
+		{toolTcplife, "b_peer"},
 	}
 	high := 120 + row*float64(len(tools))
 	p := newPlot(wide, high, "Short connections a second with a tool attached, of none attached")

@@ -58,6 +58,7 @@ const (
 	toolDiagnose    = "diagnose --stacks off"
 	toolStacks      = "diagnose"
 	toolTcpstates   = "tcpstates"
+	toolTcplife     = "tcplife"
 	toolBpftrace    = "bpftrace"
 	bpftraceProgram = `tracepoint:sock:inet_sock_set_state /args->protocol == 6/ {
 	$ms = @at[args->skaddr] ? (nsecs - @at[args->skaddr]) / 1000000 : 0;
@@ -107,6 +108,7 @@ func (s *stage) tools() []tool {
 // peers are the tools people use now.
 func (s *stage) peers() []tool {
 	states, statesErr := peerProgram("tcpstates")
+	life, lifeErr := peerProgram("tcplife")
 	script := filepath.Join(s.dir, "states.bt")
 	trace, traceErr := exec.LookPath("bpftrace")
 	if traceErr != nil {
@@ -117,6 +119,8 @@ func (s *stage) peers() []tool {
 	return []tool{
 		{name: toolTcpstates, argv: []string{states}, peer: true, wanted: ofLoad, lost: peerLost, missing: statesErr},
 		{name: toolBpftrace, argv: []string{trace, script}, peer: true, wanted: ofLoad, lost: peerLost, missing: traceErr},
+		// One line a connection: what it loses is not counted.
+		{name: toolTcplife, argv: []string{life}, peer: true, lost: peerLost, missing: lifeErr},
 	}
 }
 
