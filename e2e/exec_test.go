@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -296,15 +295,13 @@ func TestExecStops(t *testing.T) {
 	}
 	await := func(state string) {
 		t.Helper()
-		for enough := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		waitFor(t, func() string {
 			we, it := processState(t, cmd.Process.Pid), processState(t, child)
 			if (we == "T") == (state == "T") && (it == "T") == (state == "T") {
-				return
+				return ""
 			}
-			if time.Now().After(enough) {
-				t.Fatalf("we are %s, the command is %s; want %s", we, it, state)
-			}
-		}
+			return fmt.Sprintf("we are %s, the command is %s; want %s", we, it, state)
+		})
 	}
 	for _, step := range []struct {
 		signal syscall.Signal

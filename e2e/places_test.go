@@ -178,11 +178,5 @@ func copyLeaker(t *testing.T, to string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := testenv.WriteProgram(to, b); err != nil {
-		t.Fatal(err)
-	}
+	copyTo(t, from, to)
 }

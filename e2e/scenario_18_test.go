@@ -30,7 +30,7 @@ func TestScenario18IoUring(t *testing.T) {
 	}
 
 	want := accusation{server.pid(), "in_flight", "in", n}
-	time.Sleep(sceneThreshold + lateTicks)
+	waitStuck()
 	s.judge(t, watching).demand(t, "suspicious", want)
 	watched, now := s.seen(t, seen), s.list(t)
 	s.diagnose(t).demand(t, "suspicious", want)

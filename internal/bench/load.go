@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -93,9 +92,12 @@ func (c *child) churn() error {
 		return nil
 	}
 	told, err := c.read()
-	if err == nil && told == warm {
-		if err = errors.Join(connect(warmUp), c.say(ready)); err == nil {
-			_, err = c.read()
+	for ; err == nil && told == warm; told, err = c.read() {
+		if err := connect(warmUp); err != nil {
+			return err
+		}
+		if err := c.say(ready); err != nil {
+			return err
 		}
 	}
 	if err != nil {

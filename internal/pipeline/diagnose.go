@@ -57,11 +57,7 @@ func (e *Engine) watch(q *DiagnoseQuery) (*watcher, error) {
 	chosen.Pids = nil
 	// A row has no direction to filter by, and table and snapshot must see the same.
 	chosen.Direction = event.DirectionUnknown
-	cfg := tracer.Config{Filter: chosen, Live: q.For > 0, Users: q.For > 0}
-	if cfg.Live {
-		cfg.First = judged
-	}
-	t, err := e.openStacks(cfg, q.Threshold)
+	t, err := e.openStacks(tracer.Config{Filter: chosen, Live: q.For > 0, Users: q.For > 0, First: judged}, q.Threshold)
 	if err != nil {
 		return nil, err
 	}

@@ -34,12 +34,11 @@ func (t *Tracer) lookAgain(ctx context.Context, all *rows, snap *event.Snapshot)
 
 // unheld are the sockets that should have a descriptor and were met at no process.
 func (r *rows) unheld() map[event.Cookie]bool {
-	index := event.NewCookieIndex(len(r.held), func(i int) event.Cookie { return r.held[i].cookie })
 	unheld := map[event.Cookie]bool{}
 	for i := range r.sockets.n {
 		row := r.sockets.at(i)
 		c := event.Cookie(row.Cookie)
-		if row.Inode != 0 && c != 0 && row.Flags&(socketKernel|socketSubflow) == 0 && index.First(c) < 0 {
+		if row.Inode != 0 && c != 0 && row.Flags&(socketKernel|socketSubflow) == 0 && r.index.First(c) < 0 {
 			unheld[c] = true
 		}
 	}

@@ -20,8 +20,10 @@ type rows struct {
 	sockets socketRows
 
 	// tasks are those that hold a socket, held their descriptors.
-	tasks     []event.Task
-	held      []held
+	tasks []event.Task
+	held  []held
+	// index is of held; sortHolders makes it.
+	index     event.CookieIndex
 	listening []event.Listening
 	// spots are the namespaces in which a task holds sockets.
 	spots    map[spot]bool
@@ -278,7 +280,8 @@ func (r *rows) addSockets(of *rows, wanted func(*bpfSocketRow) bool) {
 	}
 }
 
-// sortHolders orders descriptors by cookie, pid and number. The kernel goes by the last two.
+// sortHolders orders descriptors by cookie, pid and number, and indexes them. The kernel goes by
+// the last two.
 func (r *rows) sortHolders() {
 	byProcess := func(a, b held) int {
 		if a.task != b.task {
@@ -291,24 +294,21 @@ func (r *rows) sortHolders() {
 	if !slices.IsSortedFunc(r.held, byProcess) {
 		slices.SortFunc(r.held, byProcess)
 	}
-	r.held = sortByCookie(r.held)
+	sorted := sortByCookie(r.held)
+	r.held, r.index = sorted, event.NewCookieIndex(len(sorted), func(i int) event.Cookie { return sorted[i].cookie })
 }
 
 // ownHeld gives the sockets their owners that the pass over descriptors found, which came after
-// the one over sockets. The descriptors are sorted.
+// the one over sockets.
 func (r *rows) ownHeld() {
-	var index *event.CookieIndex
 	for i := range r.sockets.n {
 		row := r.sockets.at(i)
 		more := r.sockets.moreOf(row)
 		if more == nil || row.Evidence != 0 {
 			continue
 		}
-		if index == nil {
-			index = new(event.NewCookieIndex(len(r.held), func(i int) event.Cookie { return r.held[i].cookie }))
-		}
 		cookie := event.Cookie(row.Cookie)
-		for at := index.First(cookie); at >= 0 && at < len(r.held) && r.held[at].cookie == cookie; at++ {
+		for at := r.index.First(cookie); at >= 0 && at < len(r.held) && r.held[at].cookie == cookie; at++ {
 			if h := &r.held[at]; h.owns {
 				row.Evidence, more.Owner = uint8(event.EvidenceScan), bpfTaskOf(&r.tasks[h.task])
 				break

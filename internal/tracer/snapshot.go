@@ -301,7 +301,7 @@ func (t *Tracer) wantsNetns(inode uint32) bool {
 func (t *Tracer) joinHolders(ctx context.Context, all, files *rows, snap *event.Snapshot) error {
 	listed := all.sockets.n
 	all.addSockets(files, func(*bpfSocketRow) bool { return true })
-	all.tasks, all.held, all.listening, all.spots = files.tasks, files.held, files.listening, files.spots
+	all.tasks, all.held, all.index, all.listening, all.spots = files.tasks, files.held, files.index, files.listening, files.spots
 	all.passed, all.passedCut = files.passed, files.passedCut
 	snap.HoldersKnown = true
 	for s := range all.spots {
