@@ -6,16 +6,20 @@
 static __always_inline int on_accept(struct sock *sk)
 {
 	struct record *rec;
+	struct young *held;
 
 	if (!sk)
 		return 0;
-	rec = record_create(sk);
+	rec = record_hold(sk, &held);
+	if (!rec)
+		rec = stored_create(sk);
 	if (!rec)
 		return 0;
 	rec->direction = DIRECTION_IN;
 	own(rec, EVIDENCE_ACCEPT);
 	if (wants_stack(sk))
 		rec->stacks[STACK_OPEN] = take_stack();
+	young_let_go(held);
 	return 0;
 }
 

@@ -39,6 +39,9 @@ const volatile __u8 all_closes;
 /* Only transitions that tell who closed first, or found no port to connect with. */
 const volatile __u8 only_closes;
 
+/* Only transitions out of CLOSE_WAIT: waits that are open are found by looking. */
+const volatile __u8 only_ends;
+
 /* Who read or wrote last is kept, with or without stacks. */
 const volatile __u8 track_users;
 

@@ -57,6 +57,9 @@ static __always_inline bool wanted_states(__u32 states)
 	return !filter.states || (filter.states & states);
 }
 
+/* What a transition that tells a close can lead to. */
+#define CLOSES (1U << TCP_FIN_WAIT1 | 1U << TCP_CLOSING | 1U << TCP_CLOSE)
+
 /* A reset has a closer. */
 static __always_inline bool tells_close(const struct change *c)
 {
@@ -78,6 +81,22 @@ static __always_inline __u32 states_of(const struct change *c)
 	if (c->flags & TRANSITION_TIME_WAIT)
 		states |= 1U << TCP_TIME_WAIT;
 	return states;
+}
+
+/* False: nobody wants to know of it, whatever else it tells. */
+static __always_inline bool may_be_wanted(int old, int new)
+{
+	__u32 states = 1U << (old & 31) | 1U << (new & 31);
+
+	if (only_ends && old != TCP_CLOSE_WAIT)
+		return false;
+	if (only_closes && !(CLOSES & 1U << (new & 31)))
+		return false;
+	if (old == TCP_SYN_RECV)
+		states |= 1U << TCP_LISTEN;
+	if (new == TCP_CLOSE)
+		states |= 1U << TCP_TIME_WAIT;
+	return wanted_states(states);
 }
 
 static __always_inline bool wanted(const struct change *c,

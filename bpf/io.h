@@ -125,10 +125,11 @@ static __always_inline void note_io(struct sock *sk, enum evidence evidence,
 {
 	bool stack = wants_stack(sk);
 	struct record *rec;
+	struct young *held;
 
 	if (!stack && !first && !tracks_user(sk))
 		return;
-	rec = record_get(sk);
+	rec = record_hold(sk, &held);
 	if (!rec)
 		return;
 	if (first)
@@ -136,21 +137,16 @@ static __always_inline void note_io(struct sock *sk, enum evidence evidence,
 	if (stack || tracks_user(sk))
 		note_user(rec, evidence, stack);
 	remember_user(rec, sk);
+	young_let_go(held);
 }
 
-static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
+static __always_inline void
+note_recv_close_wait(struct record *rec, struct sock *sk, int n, int flags)
 {
-	struct record *rec;
-	bool stack;
-
-	if (n < 0 || !is_tcp(sk))
-		return 0;
-	rec = record_get(sk);
-	if (!rec)
-		return 0;
-	own_if_unknown(rec, EVIDENCE_READ);
 	/* The stack of a recv() that returns 0 has a place of its own. */
-	stack = n > 0 && wants_stack(sk);
+	bool stack = n > 0 && wants_stack(sk);
+
+	own_if_unknown(rec, EVIDENCE_READ);
 	if (stack || tracks_user(sk)) {
 		note_user(rec, EVIDENCE_READ, stack);
 		remember_user(rec, sk);
@@ -158,11 +154,24 @@ static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
 	if (n > 0 && took_fin(sk))
 		rec->flags |= RECORD_TOOK_FIN;
 	if (rec->eof_at || !told_eof(sk, n, flags))
-		return 0;
+		return;
 	rec->eof_at = bpf_ktime_get_ns();
 	fill_actor(&rec->eof_task, bpf_get_current_task_btf());
 	if (wants_stack(sk))
 		rec->stacks[STACK_EOF] = take_stack();
+}
+
+static __always_inline int on_recv_close_wait(struct sock *sk, int n, int flags)
+{
+	struct record *rec;
+	struct young *held;
+
+	if (n < 0 || !is_tcp(sk))
+		return 0;
+	rec = record_hold(sk, &held);
+	if (rec)
+		note_recv_close_wait(rec, sk, n, flags);
+	young_let_go(held);
 	return 0;
 }
 

@@ -49,6 +49,7 @@ enum tcp_state {
 
 /* include/net/sock.h: bit numbers of skc_flags */
 enum sock_flags {
+	SOCK_DEAD = 0,
 	SOCK_DONE = 1,
 	SOCK_KEEPOPEN = 3,
 	SOCK_LINGER = 4,
@@ -432,12 +433,17 @@ static __always_inline bool is_32bit(struct pt_regs *regs)
 	return cs == USER32_CS;
 }
 
-/* Go on arm64 keeps the frame pointer in the word below the stack pointer. */
-static __always_inline __u64 below_sp(void)
+static __always_inline bool on_x86(void)
 {
 	struct pt_regs___x86 *x86 = NULL;
 
-	return bpf_core_field_exists(x86->ip) ? 0 : 8;
+	return bpf_core_field_exists(x86->ip);
+}
+
+/* Go on arm64 keeps the frame pointer in the word below the stack pointer. */
+static __always_inline __u64 below_sp(void)
+{
+	return on_x86() ? 0 : 8;
 }
 
 /* What pthread_self() gives, on x86. */

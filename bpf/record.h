@@ -94,12 +94,12 @@ static __always_inline bool current_is_kthread(void)
 	return task->flags & PF_KTHREAD;
 }
 
-static __always_inline struct record *record_get(struct sock *sk)
+static __always_inline struct record *stored_get(struct sock *sk)
 {
 	return bpf_sk_storage_get(&records, sk, 0, 0);
 }
 
-static __always_inline struct record *record_create(struct sock *sk)
+static __always_inline struct record *stored_create(struct sock *sk)
 {
 	struct record *rec;
 
@@ -107,6 +107,22 @@ static __always_inline struct record *record_create(struct sock *sk)
 	if (!rec)
 		count(COUNTER_RECORD_FAILED, 1);
 	return rec;
+}
+
+/* For the socket's own transitions. */
+static __always_inline struct record *record_get(struct sock *sk)
+{
+	struct young *y = young_of(sk);
+
+	return y ? &y->rec : stored_get(sk);
+}
+
+/* For everybody else, who must let go of it again. */
+static __always_inline struct record *record_hold(struct sock *sk,
+						  struct young **held)
+{
+	*held = young_hold(sk);
+	return *held ? &(*held)->rec : stored_get(sk);
 }
 
 /*
@@ -122,6 +138,32 @@ static __always_inline __u64 cookie_of(struct sock *sk)
 	__u64 cookie = sk->__sk_common.skc_cookie.counter;
 
 	return cookie ? cookie : bpf_get_socket_cookie(sk);
+}
+
+/* Made by a transition; what is old already is given a record in storage. */
+static __always_inline struct record *record_create(struct sock *sk, bool young)
+{
+	struct record *rec = record_get(sk);
+	struct young *y;
+
+	if (rec)
+		return rec;
+	y = young ? young_create(cookie_of(sk)) : NULL;
+	return y ? &y->rec : stored_create(sk);
+}
+
+/* The socket is closed: who still holds it needs its record, and nobody tells when no more. */
+static __noinline void young_leave(struct sock *sk)
+{
+	struct young *y = young_of(sk);
+	struct record *rec;
+
+	if (!y)
+		return;
+	rec = sock_flag(sk, SOCK_DEAD) ? NULL : stored_create(sk);
+	if (rec)
+		*rec = y->rec;
+	young_free(y, sk->__sk_common.skc_cookie.counter);
 }
 
 /* Where there is no record, the inode tells MPTCP sockets apart; 0 before accept(). */

@@ -68,26 +68,31 @@ static __always_inline void baseline(struct record *rec, struct sock *sk,
 }
 
 /* Who watches gives every socket a record; who looks once has none. */
-static __always_inline struct record *snapshot_record(struct sock *sk,
-						      struct tcp_sock *tp)
+static __always_inline struct record *
+snapshot_record(struct sock *sk, struct tcp_sock *tp, struct young **held)
 {
 	struct record *rec;
 
+	*held = NULL;
 	if (!live)
 		return NULL;
-	if (!snapshot_import)
-		return record_get(sk);
-	rec = record_create(sk);
+	rec = record_hold(sk, held);
+	if (rec || !snapshot_import)
+		return rec;
+	rec = stored_create(sk);
 	if (rec && !rec->cookie)
 		baseline(rec, sk, tp, bpf_ktime_get_ns());
 	return rec;
 }
 
-/* A record that missed the last transition knows only that it came after the one before. */
+/*
+ * A record that missed the last transition knows only that it came after the one before. One
+ * without a date says nothing.
+ */
 static __always_inline void row_dwell(struct socket_row *row,
 				      const struct record *rec)
 {
-	if (rec->state == row->state) {
+	if (rec->state == row->state && rec->since) {
 		row->since = rec->since;
 		row->earliest = rec->earliest;
 		row->bound = rec->bound;
@@ -327,6 +332,7 @@ static __always_inline int on_tcp_row(struct seq_file *seq,
 	struct tcp_timewait_sock *tw;
 	struct tcp_sock *tp;
 	struct record *rec;
+	struct young *held;
 
 	__sync_fetch_and_add(&snapshot_met, 1);
 	tw = bpf_skc_to_tcp_timewait_sock(skc);
@@ -343,11 +349,12 @@ static __always_inline int on_tcp_row(struct seq_file *seq,
 		return 0;
 	if (skc->skc_state == TCP_LISTEN && ((struct sock *)tp)->sk_ack_backlog)
 		remember_queue((struct sock *)tp, tp);
-	rec = snapshot_record((struct sock *)tp, tp);
+	rec = snapshot_record((struct sock *)tp, tp, &held);
 	if (rec)
 		adopt_accepted(rec);
 	if (wanted_row(skc->skc_state))
 		emit_socket(seq, (struct sock *)tp, tp, rec);
+	young_let_go(held);
 	return 0;
 }
 
@@ -434,6 +441,7 @@ static __always_inline int on_file_row(struct seq_file *seq,
 				       struct file *file)
 {
 	struct socket *socket = bpf_sock_from_file(file);
+	struct young *held = NULL;
 	struct record *rec;
 	struct sock *sk;
 	__u8 state;
@@ -454,14 +462,15 @@ static __always_inline int on_file_row(struct seq_file *seq,
 		return 0;
 	/* What a socket that is merely bound will do is still to be watched from its start. */
 	rec = state == TCP_BOUND_INACTIVE
-		  ? record_get(sk)
-		  : snapshot_record(sk, bpf_skc_to_tcp_sock(sk));
+		  ? stored_get(sk)
+		  : snapshot_record(sk, bpf_skc_to_tcp_sock(sk), &held);
 	if (state != TCP_LISTEN && state != TCP_BOUND_INACTIVE)
 		own_by_scan(rec, task);
 	/* Without room all of it comes again, and whose it is must be said again. */
 	if (!emit_holder(seq, task, fd, sk, rec) ||
 	    (wanted_row(state) && !emit_unlisted(seq, sk, rec)))
 		snapshot_task = 0;
+	young_let_go(held);
 	return 0;
 }
 

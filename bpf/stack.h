@@ -11,7 +11,7 @@
 
 /* What one process may have, and did have. */
 struct budget {
-	__u64 second;  /* that the counts are of */
+	__u64 began;   /* the second that the counts are of */
 	__u64 limited; /* stacks not taken since the process is known */
 	__u64 epoch;   /* tells it from others that had the same tgid */
 	__u32 taken;
@@ -41,6 +41,52 @@ struct {
 	__type(value, __u8);
 } seen SEC(".maps");
 
+/* Who has had its share. Most of those who ask for a stack have, and ask again at once. */
+struct spent {
+	__u64 until;   /* ticks: then the budget is to be asked again */
+	__u64 limited; /* stacks not taken; not yet among those of the budget */
+	__u64 epoch;   /* of the budget */
+	__u32 tgid;
+	__u32 pad;
+};
+
+/*
+ * 0 -> the process last met on this CPU that has had its share.
+ * Inserts: spend. Deletes: nobody. Full: fixed size.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct spent);
+} spents SEC(".maps");
+
+static __always_inline struct spent *spent_here(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&spents, &zero);
+}
+
+static __always_inline bool has_spent(struct spent *s, __u32 tgid)
+{
+	return s->tgid == tgid && bpf_jiffies64() < s->until;
+}
+
+/* Notes it for a sixteenth of a second, and settles what was noted before. */
+static __always_inline void spend(struct spent *s, struct budget *b, __u32 tgid)
+{
+	__u32 before = s->tgid;
+	struct budget *old = bpf_map_lookup_elem(&budgets, &before);
+
+	if (old && old->epoch == s->epoch)
+		__sync_fetch_and_add(&old->limited, s->limited);
+	s->limited = 0;
+	s->epoch = b->epoch;
+	s->tgid = tgid;
+	s->until = bpf_jiffies64() + hz / 16;
+}
+
 static __always_inline struct budget *budget_of(__u32 tgid, __u64 now)
 {
 	struct budget *b = bpf_map_lookup_elem(&budgets, &tgid);
@@ -56,20 +102,21 @@ static __always_inline struct budget *budget_of(__u32 tgid, __u64 now)
 /* Counts one stack, if there is one left in this second. Inexact under contention. */
 static __always_inline bool afford(struct budget *b, __u64 now)
 {
-	__u64 second = now / SECOND;
-
-	if (b->second != second) {
-		b->second = second;
+	if (now - b->began >= SECOND) {
+		b->began = now;
 		b->taken = 0;
 		b->raw = 0;
 	}
-	if (b->taken < stacks_per_s) {
-		b->taken++;
-		return true;
-	}
-	__sync_fetch_and_add(&b->limited, 1);
+	if (b->taken >= stacks_per_s)
+		return false;
+	b->taken++;
+	return true;
+}
+
+static __always_inline void limit(struct spent *s)
+{
+	s->limited++;
 	count(COUNTER_STACKS_LIMITED, 1);
-	return false;
 }
 
 /* Only a task with user code of this machine's own kind has a stack to walk. */
@@ -315,21 +362,31 @@ static __always_inline bool wants_stack(struct sock *sk)
 /* The id of the stack of the current task, 0 if none could be taken. */
 __noinline __u64 take_stack(void)
 {
+	struct spent *spent = spent_here();
 	struct task_struct *task;
 	struct budget *b;
 	struct walk *w;
 	__u64 now, id = 0;
 
-	if (!unwinder)
+	if (!unwinder || !spent)
 		return 0;
 	task = bpf_get_current_task_btf();
+	if (has_spent(spent, task->tgid)) {
+		limit(spent);
+		return 0;
+	}
 	if (!has_stack(task))
 		return 0;
 	w = walk_here();
 	now = bpf_ktime_get_ns();
 	b = budget_of(task->tgid, now);
-	if (!w || !b || !afford(b, now))
+	if (!w || !b)
 		return 0;
+	if (!afford(b, now)) {
+		spend(spent, b, task->tgid);
+		limit(spent);
+		return 0;
+	}
 	__sync_fetch_and_add(&w->busy, 1);
 	barrier();
 	if (w->busy == 1) {

@@ -182,6 +182,11 @@ static __noinline long send(const struct change *c, const struct record *rec)
 }
 
 /* here: where the state program counts; NULL in others. */
+static __always_inline void filtered(struct handled *here)
+{
+	count_here(here ? &here->filtered : NULL, COUNTER_FILTERED, 1);
+}
+
 static __always_inline bool tell(struct change *c, const struct record *rec,
 				 struct handled *here)
 {
@@ -190,7 +195,7 @@ static __always_inline bool tell(struct change *c, const struct record *rec,
 	if (only_closes)
 		c->flags &= ~TRANSITION_TWO;
 	if (!wanted(c, rec)) {
-		count_here(here ? &here->filtered : NULL, COUNTER_FILTERED, 1);
+		filtered(here);
 		return false;
 	}
 	transitions = c->flags & TRANSITION_TWO ? 2 : 1;
@@ -288,12 +293,24 @@ static __always_inline void advance(struct record *rec, struct sock *sk,
 		enter_close_wait(rec, sk);
 }
 
+/* now: 0 where nobody asks how long it will be in this state. */
 static __always_inline void enter(struct record *rec, __u64 now, int new)
 {
 	rec->state = new;
 	rec->since = now;
 	rec->earliest = 0;
-	rec->bound = BOUND_EXACT;
+	rec->bound = now ? BOUND_EXACT : BOUND_UNKNOWN;
+}
+
+/* Who is told of the ends of waits asks looks for these. */
+#define DATED                                                                  \
+	(1U << TCP_CLOSE_WAIT | 1U << TCP_FIN_WAIT1 | 1U << TCP_FIN_WAIT2 |    \
+	 1U << TCP_CLOSE)
+
+/* The clock is a tenth of the cost of a transition. */
+static __always_inline bool is_dated(int new)
+{
+	return !only_ends || DATED & 1U << (new & 31);
 }
 
 /*
@@ -402,34 +419,66 @@ static __always_inline void step(struct change *c, struct record *rec,
 	fill_no_port(c, rec, sk);
 }
 
+/* In the middle of its birth a socket can have its listener's cookie, and no peer yet. */
+static __always_inline bool starts_young(struct sock *sk, int old, int new)
+{
+	return sk->sk_protocol == IPPROTO_TCP && new != TCP_LISTEN &&
+	       (!is_birth(old, new) || sk->__sk_common.skc_dport);
+}
+
+/* What only the reader of the change needs. */
+static __always_inline void fill_told(struct change *c, struct record *rec,
+				      struct sock *sk)
+{
+	fill_change(c, sk);
+	if (c->old_state == TCP_CLOSE_WAIT)
+		fill_wait(c, rec, sk);
+	if (makes_time_wait(sk, rec, c->old_state, c->new_state))
+		c->flags |= TRANSITION_TIME_WAIT;
+}
+
 /* A function of its own: its variables leave no room for a walk on the BPF stack. */
 static __noinline void transit(struct sock *sk, int old, int new, __u64 stack,
 			       struct handled *here)
 {
 	struct change c = {.old_state = old, .new_state = new};
+	bool asked = may_be_wanted(old, new);
 	struct record *rec;
 
 	/* MPTCP stores the state it has (CLOSE to CLOSE): nothing changed. */
 	if (old == new || !is_tcp(sk))
 		return;
-	c.at = bpf_ktime_get_ns();
-	fill_change(&c, sk);
-	/* On its way out a socket without record gets none: it would die at once. */
-	rec = new == TCP_CLOSE ? record_get(sk) : record_create(sk);
-	if (old == TCP_CLOSE_WAIT)
-		fill_wait(&c, rec, sk);
-	fill_closer(&c, sk);
-	if (makes_time_wait(sk, rec, old, new))
-		c.flags |= TRANSITION_TIME_WAIT;
-	if (!rec) {
-		tell_without_record(&c, sk);
+	/* Nobody asks, and nobody will. */
+	if (!asked && new == TCP_CLOSE && sock_flag(sk, SOCK_DEAD)) {
+		rec = record_get(sk);
+		if (rec)
+			rec->state = new;
+		young_leave(sk);
+		filtered(here);
 		return;
 	}
-	step(&c, rec, sk, stack);
-	if (is_birth(old, new))
+	if (asked || is_dated(new))
+		c.at = bpf_ktime_get_ns();
+	/* On its way out a socket without record gets none: it would die at once. */
+	rec = new == TCP_CLOSE ? record_get(sk)
+			       : record_create(sk, starts_young(sk, old, new));
+	fill_closer(&c, sk);
+	if (rec)
+		step(&c, rec, sk, stack);
+	if (rec && asked && only_ends)
+		asked = !tally_wait(&c, rec);
+	if (asked)
+		fill_told(&c, rec, sk);
+	if (rec && is_birth(old, new))
 		rec->flags |= RECORD_UNBORN;
+	else if (!asked)
+		filtered(here);
+	else if (!rec)
+		tell_without_record(&c, sk);
 	else if (tell(&c, rec, here))
 		rec->named = !!rec->evidence;
+	if (new == TCP_CLOSE)
+		young_leave(sk);
 }
 
 /*

@@ -2,6 +2,7 @@ package diagnosis
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -83,6 +84,11 @@ type Tally struct {
 	from  event.KTime
 	index map[tallyKey]int
 	all   []Closed
+	// last is what was counted last, and its place: mostly the next is like it.
+	last struct {
+		key tallyKey
+		i   int
+	}
 }
 
 type tallyKey struct {
@@ -99,14 +105,7 @@ func NewTally(from event.KTime) *Tally {
 // Add counts one ended wait: who it was laid to, where it was, the first moment it can have
 // begun (0 unknown) and how long it lasted at least.
 func (t *Tally) Add(process event.Task, site Site, earliest event.KTime, dwell time.Duration) {
-	key := tallyKey{process.Pid, process.Start.Ticks(), site}
-	i, ok := t.index[key]
-	if !ok {
-		i = len(t.all)
-		t.index[key] = i
-		t.all = append(t.all, Closed{Process: process, Site: site})
-	}
-	c := &t.all[i]
+	c := t.closed(tallyKey{process.Pid, process.Start.Ticks(), site}, process)
 	c.N++
 	c.Longest = max(c.Longest, dwell)
 	if earliest < t.from {
@@ -115,6 +114,37 @@ func (t *Tally) Add(process event.Task, site Site, earliest event.KTime, dwell t
 		dwell = max(dwell, age)
 	}
 	c.lasted[stepOf(dwell)]++
+}
+
+// AddShort counts waits that ended inside the window and were counted before they came here.
+func (t *Tally) AddShort(s *event.ShortWaits) {
+	c := t.closed(tallyKey{s.Owner.Pid, s.Owner.Start.Ticks(), Site{s.Direction, s.Port}}, s.Owner)
+	c.N += int(s.N)
+	c.Longest = max(c.Longest, s.Longest)
+	c.lasted[stepOf(s.Longest)] += uint32(s.N)
+}
+
+// Clone copies the tally.
+func (t *Tally) Clone() *Tally {
+	c := &Tally{from: t.from, index: maps.Clone(t.index), all: slices.Clone(t.all)}
+	for i := range c.all {
+		c.all[i].Gone = slices.Clone(c.all[i].Gone)
+	}
+	return c
+}
+
+// closed is the place for what has a key.
+func (t *Tally) closed(key tallyKey, process event.Task) *Closed {
+	if len(t.all) == 0 || t.last.key != key {
+		i, ok := t.index[key]
+		if !ok {
+			i = len(t.all)
+			t.index[key] = i
+			t.all = append(t.all, Closed{Process: process, Site: key.site})
+		}
+		t.last.key, t.last.i = key, i
+	}
+	return &t.all[t.last.i]
 }
 
 // Closed returns the counts in a fixed order.

@@ -41,6 +41,23 @@ type Transition struct {
 	Subflow bool
 }
 
+// ShortWait is the most that a wait of ShortWaits lasted.
+const ShortWait = time.Millisecond
+
+// ShortWaits are waits of one owner that the kernel counted instead of telling of each. They began
+// and ended while it watched.
+type ShortWaits struct {
+	// Owner is zero where nobody was known.
+	Owner     Task
+	Direction Direction
+	// Port is the remote one of connections that the owner opened, the local one of others.
+	Port uint16
+	// N have ended since the beginning, and Longest lasted longest, but for others that ended in
+	// the same moment.
+	N       uint64
+	Longest time.Duration
+}
+
 // Loss are monotonic totals of what did not reach the reader. Each says which side
 // lost it.
 type Loss struct {

@@ -96,7 +96,7 @@ func (t *Table) found(row *event.Socket) {
 	if s == nil {
 		return
 	}
-	if row.Bound == event.Exact {
+	if row.Bound == event.Exact && !t.untold {
 		// The kernel watched it enter and we did not hear of it.
 		t.stats.Missed++
 	}

@@ -24,6 +24,8 @@ type Options struct {
 	// repeated and reordered input. It should exceed what can finish while one
 	// snapshot is taken.
 	Tombstones int
+	// Untold: transitions into CLOSE_WAIT are not told, so none that a snapshot finds was missed.
+	Untold bool
 }
 
 // Stats are monotonic totals. Open waits = Opened - Finished - Evicted, always.
@@ -52,8 +54,9 @@ type Stats struct {
 
 // Table holds the open waits. It is not safe for concurrent use.
 type Table struct {
-	max   int
-	index map[event.Cookie]int32
+	max    int
+	untold bool
+	index  map[event.Cookie]int32
 	// slab never moves a live wait while the table is not changed; free are the unused
 	// places in it. Together they keep the steady state free of allocation.
 	slab   []slot
@@ -82,7 +85,7 @@ func New(o Options) *Table {
 	if o.Tombstones <= 0 {
 		o.Tombstones = DefaultTombstones
 	}
-	return &Table{max: o.Max, index: make(map[event.Cookie]int32), graves: newGraves(o.Tombstones)}
+	return &Table{max: o.Max, untold: o.Untold, index: make(map[event.Cookie]int32), graves: newGraves(o.Tombstones)}
 }
 
 // Reserve makes room for n waits at once, where they are known to come.

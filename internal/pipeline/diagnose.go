@@ -51,20 +51,22 @@ type watcher struct {
 
 func (e *Engine) watch(q *DiagnoseQuery) (*watcher, error) {
 	chosen := q.Filter.Kernel()
-	// Only entries and ends of waits are of interest, whoever owns them: the owner is
+	// Only waits are of interest, whoever owns them: the owner is
 	// judged when all is known.
 	chosen.States = event.SetOf(event.CloseWait)
 	chosen.Pids = nil
 	// A row has no direction to filter by, and table and snapshot must see the same.
 	chosen.Direction = event.DirectionUnknown
-	t, err := e.openStacks(tracer.Config{Filter: chosen, Live: q.For > 0, Users: q.For > 0, First: judged}, q.Threshold)
+	t, err := e.openStacks(tracer.Config{
+		Filter: chosen, Live: q.For > 0, Users: q.For > 0, Ends: true, First: judged,
+	}, q.Threshold)
 	if err != nil {
 		return nil, err
 	}
 	from := tracer.Now()
 	return &watcher{
 		watched: t, engine: e, query: q, from: from,
-		table: lifecycle.New(lifecycle.Options{}),
+		table: lifecycle.New(lifecycle.Options{Untold: true}),
 		tally: diagnosis.NewTally(from),
 	}, nil
 }
@@ -165,9 +167,13 @@ func (w *watcher) judgeLook(ctx context.Context, look *tracer.Look) (*Diagnosed,
 	if err != nil {
 		return nil, err
 	}
+	closed, err := w.closed()
+	if err != nil {
+		return nil, err
+	}
 	in := diagnosis.Input{
 		Cases: cases, Threshold: w.query.Threshold, Loss: loss.Add(w.table.Loss()),
-		From: w.from, To: snap.To, FDs: fdsOf(&facts), Closed: w.tally.Closed(),
+		From: w.from, To: snap.To, FDs: fdsOf(&facts), Closed: closed,
 	}
 	if w.query.For == 0 {
 		in.From = in.To
@@ -178,6 +184,19 @@ func (w *watcher) judgeLook(ctx context.Context, look *tracer.Look) (*Diagnosed,
 		Diagnosis: judged, Facts: facts,
 		SocketsTotal: snap.Met, UnreadNetns: snap.UnreadNetns,
 	}, nil
+}
+
+// closed are the waits that have ended so far: those told of, and those the kernel counted.
+func (w *watcher) closed() ([]diagnosis.Closed, error) {
+	short, err := w.ShortWaits()
+	if err != nil {
+		return nil, err
+	}
+	all := w.tally.Clone()
+	for i := range short {
+		all.AddShort(&short[i])
+	}
+	return all.Closed(), nil
 }
 
 // isOpen leaves out sockets whose wait has ended since they were read. The subflows of an MPTCP

@@ -29,7 +29,7 @@ const (
 
 type bpfBudget struct {
 	_       structs.HostLayout
-	Second  uint64
+	Began   uint64
 	Limited uint64
 	Epoch   uint64
 	Taken   uint32
@@ -397,6 +397,15 @@ type bpfSpare struct {
 	Rec  bpfRecord
 }
 
+type bpfSpent struct {
+	_       structs.HostLayout
+	Until   uint64
+	Limited uint64
+	Epoch   uint64
+	Tgid    uint32
+	Pad     uint32
+}
+
 type bpfStack struct {
 	_       structs.HostLayout
 	Kind    uint32
@@ -410,6 +419,22 @@ type bpfStack struct {
 	Flags   uint8
 	Pad     [5]uint8
 	Frames  [128]bpfFrame
+}
+
+type bpfTally struct {
+	_       structs.HostLayout
+	Owner   bpfTask
+	N       uint64
+	Longest uint64
+}
+
+type bpfTallyKey struct {
+	_         structs.HostLayout
+	Start     uint64
+	Tgid      uint32
+	Port      uint16
+	Direction uint8
+	Pad       uint8
 }
 
 type bpfTask struct {
@@ -498,6 +523,12 @@ type bpfWalk struct {
 	Out      bpfStack
 }
 
+type bpfYoung struct {
+	_    structs.HostLayout
+	Name uint64
+	Rec  bpfRecord
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -522,10 +553,13 @@ const (
 	bpfMapRuntimes           = "runtimes"
 	bpfMapSeen               = "seen"
 	bpfMapSpares             = "spares"
+	bpfMapSpents             = "spents"
 	bpfMapTables             = "tables"
+	bpfMapTallies            = "tallies"
 	bpfMapThreadRow          = "thread_row"
 	bpfMapWalks              = "walks"
 	bpfMapWantedPrograms     = "wanted_programs"
+	bpfMapYoungs             = "youngs"
 	bpfProgAccept2           = "accept_2"
 	bpfProgAccept4           = "accept_4"
 	bpfProgAcceptExit        = "accept_exit"
@@ -559,8 +593,10 @@ const (
 	bpfVarLastUsers          = "last_users"
 	bpfVarLateTimeWait       = "late_time_wait"
 	bpfVarLive               = "live"
+	bpfVarLookedUntil        = "looked_until"
 	bpfVarMayNest            = "may_nest"
 	bpfVarOnlyCloses         = "only_closes"
+	bpfVarOnlyEnds           = "only_ends"
 	bpfVarOverflowing        = "overflowing"
 	bpfVarOwnByIo            = "own_by_io"
 	bpfVarReaderSleeps       = "reader_sleeps"
@@ -692,10 +728,13 @@ type bpfMapSpecs struct {
 	Runtimes       *ebpf.MapSpec `ebpf:"runtimes"`
 	Seen           *ebpf.MapSpec `ebpf:"seen"`
 	Spares         *ebpf.MapSpec `ebpf:"spares"`
+	Spents         *ebpf.MapSpec `ebpf:"spents"`
 	Tables         *ebpf.MapSpec `ebpf:"tables"`
+	Tallies        *ebpf.MapSpec `ebpf:"tallies"`
 	ThreadRow      *ebpf.MapSpec `ebpf:"thread_row"`
 	Walks          *ebpf.MapSpec `ebpf:"walks"`
 	WantedPrograms *ebpf.MapSpec `ebpf:"wanted_programs"`
+	Youngs         *ebpf.MapSpec `ebpf:"youngs"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -713,8 +752,10 @@ type bpfVariableSpecs struct {
 	LastUsers          *ebpf.VariableSpec `ebpf:"last_users"`
 	LateTimeWait       *ebpf.VariableSpec `ebpf:"late_time_wait"`
 	Live               *ebpf.VariableSpec `ebpf:"live"`
+	LookedUntil        *ebpf.VariableSpec `ebpf:"looked_until"`
 	MayNest            *ebpf.VariableSpec `ebpf:"may_nest"`
 	OnlyCloses         *ebpf.VariableSpec `ebpf:"only_closes"`
+	OnlyEnds           *ebpf.VariableSpec `ebpf:"only_ends"`
 	Overflowing        *ebpf.VariableSpec `ebpf:"overflowing"`
 	OwnByIo            *ebpf.VariableSpec `ebpf:"own_by_io"`
 	ReaderSleeps       *ebpf.VariableSpec `ebpf:"reader_sleeps"`
@@ -796,10 +837,13 @@ type bpfMaps struct {
 	Runtimes       *ebpf.Map `ebpf:"runtimes"`
 	Seen           *ebpf.Map `ebpf:"seen"`
 	Spares         *ebpf.Map `ebpf:"spares"`
+	Spents         *ebpf.Map `ebpf:"spents"`
 	Tables         *ebpf.Map `ebpf:"tables"`
+	Tallies        *ebpf.Map `ebpf:"tallies"`
 	ThreadRow      *ebpf.Map `ebpf:"thread_row"`
 	Walks          *ebpf.Map `ebpf:"walks"`
 	WantedPrograms *ebpf.Map `ebpf:"wanted_programs"`
+	Youngs         *ebpf.Map `ebpf:"youngs"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -824,10 +868,13 @@ func (m *bpfMaps) Close() error {
 		m.Runtimes,
 		m.Seen,
 		m.Spares,
+		m.Spents,
 		m.Tables,
+		m.Tallies,
 		m.ThreadRow,
 		m.Walks,
 		m.WantedPrograms,
+		m.Youngs,
 	)
 }
 
@@ -846,8 +893,10 @@ type bpfVariables struct {
 	LastUsers          *ebpf.Variable `ebpf:"last_users"`
 	LateTimeWait       *ebpf.Variable `ebpf:"late_time_wait"`
 	Live               *ebpf.Variable `ebpf:"live"`
+	LookedUntil        *ebpf.Variable `ebpf:"looked_until"`
 	MayNest            *ebpf.Variable `ebpf:"may_nest"`
 	OnlyCloses         *ebpf.Variable `ebpf:"only_closes"`
+	OnlyEnds           *ebpf.Variable `ebpf:"only_ends"`
 	Overflowing        *ebpf.Variable `ebpf:"overflowing"`
 	OwnByIo            *ebpf.Variable `ebpf:"own_by_io"`
 	ReaderSleeps       *ebpf.Variable `ebpf:"reader_sleeps"`

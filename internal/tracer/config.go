@@ -29,6 +29,11 @@ type Config struct {
 	// Closes keeps back all transitions but those that tell who closed first or cut a connection
 	// off, and those of a connect() that found no port; and all stacks but those of closes.
 	Closes bool
+	// Ends keeps back all transitions but those out of CLOSE_WAIT. They tell how long it lasted, so
+	// for waits that have ended they say all; those that are open are found by a look. Those over
+	// within event.ShortWait are counted, unless a look can have found them: see
+	// Tracer.ShortWaits.
+	Ends bool
 	// First are the states of the sockets that a live tracer's first look gives: see
 	// Tracer.First.
 	First event.StateSet
@@ -47,6 +52,9 @@ const (
 	smallRing = 1 << 20
 	// spareRing holds twice as much. Rings are resident as long as they are mapped, twice.
 	spareRing = 2 << 20
+	// wholeRing is for who wants every transition: the file they are written to can take a tenth of
+	// a second to take some (100,000 transitions).
+	wholeRing = 8 << 20
 	// stackRing holds 23,000 transitions with stacks.
 	stackRing = 4 << 20
 	// A snapshot needs no ring, the kernel wants one page.
@@ -72,6 +80,8 @@ func (c *Config) ringBytes() (ring, overflow int) {
 		return c.RingBytes, c.RingBytes
 	case c.Stacks.Sink != nil:
 		return stackRing, idleRing
+	case c.Filter.States == 0 && !c.Closes:
+		return smallRing, wholeRing
 	default:
 		return smallRing, spareRing
 	}
@@ -102,6 +112,7 @@ func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
 		"track_users": flag(c.Users),
 		"family_root": c.Family,
 		"only_closes": flag(c.Closes),
+		"only_ends":   flag(c.Ends),
 		"filter": bpfFilter{
 			States:    uint32(f.States),
 			Netns:     oneNetns(f.Netns),
@@ -116,6 +127,12 @@ func (c *Config) apply(spec *ebpf.CollectionSpec, hz uint32) error {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
+	}
+	if !c.Live {
+		resize(spec, "youngs", 1)
+	}
+	if !c.Ends {
+		resize(spec, "tallies", 1)
 	}
 	if c.Family == 0 {
 		resize(spec, "family", 1)

@@ -94,7 +94,7 @@ func TestTransitionBefore(t *testing.T) {
 
 // A name is told once and known from then on, until the process has another.
 func TestComms(t *testing.T) {
-	c := comms{}
+	c := newComms()
 	name := func(pid uint32, told string) string {
 		task := event.Task{Pid: pid, Start: 7, Comm: event.MakeComm(told)}
 		c.learn(&task, told != "")
@@ -103,7 +103,7 @@ func TestComms(t *testing.T) {
 	for i, step := range []struct {
 		pid        uint32
 		told, want string
-	}{{2, "", ""}, {2, "nc", "nc"}, {2, "", "nc"}, {3, "", ""}, {2, "cat", "cat"}, {2, "", "cat"}} {
+	}{{2, "", ""}, {2, "nc", "nc"}, {2, "", "nc"}, {3, "", ""}, {2, "cat", "cat"}, {2, "", "cat"}, {3, "ss", "ss"}, {2, "", "cat"}, {3, "", "ss"}} {
 		if got := name(step.pid, step.told); got != step.want {
 			t.Errorf("step %d: %q, want %q", i, got, step.want)
 		}
@@ -369,7 +369,7 @@ func BenchmarkDecodeTransition(b *testing.B) {
 func BenchmarkDecodeAndLifecycle(b *testing.B) {
 	raw := rawChurn(1023)
 	table := lifecycle.New(lifecycle.Options{})
-	t := Tracer{comms: comms{}}
+	t := Tracer{comms: newComms()}
 	var tr event.Transition
 	var round event.Cookie
 	apply := func(tr *event.Transition) error {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/event"
+	"github.com/tcpwaitd/tcpwaitd/internal/radix"
 )
 
 // rows are what the iterators wrote, as they wrote it: a million sockets fit in memory, and
@@ -317,36 +318,9 @@ func (r *rows) ownHeld() {
 	}
 }
 
-// sortByCookie is a radix sort, and stable: three passes for a million cookies, which are
-// counted up and have most bytes in common.
+// sortByCookie is stable.
 func sortByCookie(list []held) []held {
-	var differ event.Cookie
-	for i := range list {
-		differ |= list[i].cookie ^ list[0].cookie
-	}
-	var sorted []held
-	for shift := 0; differ>>shift != 0; shift += 8 {
-		if byte(differ>>shift) == 0 {
-			continue
-		}
-		var next [257]int // where the next of each byte goes
-		for i := range list {
-			next[1+int(byte(list[i].cookie>>shift))]++
-		}
-		for i := 1; i < len(next); i++ {
-			next[i] += next[i-1]
-		}
-		if sorted == nil {
-			sorted = make([]held, len(list))
-		}
-		for i := range list {
-			digit := byte(list[i].cookie >> shift)
-			sorted[next[digit]] = list[i]
-			next[digit]++
-		}
-		list, sorted = sorted, list
-	}
-	return list
+	return radix.Sort(list, func(h *held) uint64 { return uint64(h.cookie) })
 }
 
 // holders returns the descriptors in their order.

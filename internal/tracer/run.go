@@ -35,6 +35,7 @@ func (t *Tracer) Run(ctx context.Context, emit func(*event.Transition) error, id
 	if t.reader == nil {
 		return errSnapshotOnly
 	}
+	defer boost()()
 	for ctx.Err() == nil {
 		if err := t.next(emit); err != nil {
 			return err

@@ -32,7 +32,7 @@ const readBuffer = 256 << 10
 type Look struct {
 	event.Snapshot
 	sockets socketRows
-	comms   comms
+	comms   *comms
 }
 
 // Len is the number of sockets.
@@ -107,12 +107,17 @@ func (l *Look) take(all *rows, holders bool) {
 
 // look at the baseline gives records to the sockets of all states, and has all holders,
 // whichever sockets are wanted.
-func (t *Tracer) look(ctx context.Context, opts SnapshotOptions, snap *event.Snapshot, baseline bool) (*rows, error) {
+func (t *Tracer) look(ctx context.Context, opts SnapshotOptions, snap *event.Snapshot, baseline bool) (_ *rows, err error) {
 	t.snapshotMu.Lock()
 	defer t.snapshotMu.Unlock()
 	if t.closed {
 		return nil, ErrClosed
 	}
+	end, err := t.noteLook()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, end()) }()
 	for name, value := range map[string]any{
 		"snapshot_states":   uint32(opts.States),
 		"snapshot_import":   flag(t.cfg.Live),

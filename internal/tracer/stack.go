@@ -309,10 +309,20 @@ func (t *Tracer) NotSampled() (map[uint32]uint64, error) {
 	all := map[uint32]uint64{}
 	var pid uint32
 	var b bpfBudget
+	var spents []bpfSpent
+	if err := t.maps.Maps["spents"].Lookup(uint32(0), &spents); err != nil {
+		return nil, fmt.Errorf("read spent stack budgets: %w", err)
+	}
 	it := t.maps.Maps["budgets"].Iterate()
 	for it.Next(&pid, &b) {
-		if b.Limited > 0 {
-			all[pid] = b.Limited
+		n := b.Limited
+		for _, s := range spents {
+			if s.Tgid == pid && s.Epoch == b.Epoch {
+				n += s.Limited
+			}
+		}
+		if n > 0 {
+			all[pid] = n
 		}
 	}
 	if err := it.Err(); err != nil {

@@ -39,7 +39,7 @@ type Tracer struct {
 	first *Look
 
 	// These belong to whoever reads the rings; quiet counts looks that found nothing.
-	comms comms
+	comms *comms
 	quiet int
 
 	// received counts records decoded, dropped those that could not be.
@@ -68,7 +68,7 @@ func Open(cfg Config) (_ *Tracer, err error) {
 	// Best effort: needed before 5.11 only, and may be forbidden.
 	_ = rlimit.RemoveMemlock()
 
-	t := &Tracer{cfg: cfg, iters: map[string]*link.Iter{}, comms: comms{}}
+	t := &Tracer{cfg: cfg, iters: map[string]*link.Iter{}, comms: newComms()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())
