@@ -9,42 +9,51 @@ type grave struct {
 	guessed bool
 }
 
-// graves is a bounded memory of finished waits: a ring of cookies in the order
-// of finishing over a map. A socket can come back into CLOSE_WAIT with the same
+// graves is a bounded memory of finished waits: a ring of them in the order of finishing,
+// under a map. A socket can come back into CLOSE_WAIT with the same
 // cookie (connect(AF_UNSPEC) and a new connect), so times decide, not mere presence.
 type graves struct {
-	at   map[event.Cookie]grave
-	ring []event.Cookie
+	at   map[event.Cookie]int32
+	ring []buried
 	next int
 	// horizon is the latest end that was forgotten to make room: of what is older,
 	// nothing is known.
 	horizon event.KTime
 }
 
+type buried struct {
+	cookie event.Cookie
+	grave
+}
+
 func newGraves(n int) graves {
-	return graves{at: make(map[event.Cookie]grave), ring: make([]event.Cookie, 0, n)}
+	return graves{at: make(map[event.Cookie]int32), ring: make([]buried, 0, n)}
 }
 
 func (g *graves) find(c event.Cookie) (grave, bool) {
-	found, ok := g.at[c]
-	return found, ok
+	i, ok := g.at[c]
+	if !ok {
+		return grave{}, false
+	}
+	return g.ring[i].grave, true
 }
 
 // bury remembers an end. A cookie already there keeps its place in the ring.
 func (g *graves) bury(c event.Cookie, end grave) {
-	if old, ok := g.at[c]; ok {
-		end.left = max(end.left, old.left)
-		g.at[c] = end
+	if i, ok := g.at[c]; ok {
+		end.left = max(end.left, g.ring[i].left)
+		g.ring[i].grave = end
 		return
 	}
-	if len(g.ring) < cap(g.ring) {
-		g.ring = append(g.ring, c)
+	i := len(g.ring)
+	if i < cap(g.ring) {
+		g.ring = append(g.ring, buried{c, end})
 	} else {
-		old := g.ring[g.next]
-		g.horizon = max(g.horizon, g.at[old].left)
-		delete(g.at, old)
-		g.ring[g.next] = c
-		g.next = (g.next + 1) % len(g.ring)
+		i = g.next
+		g.horizon = max(g.horizon, g.ring[i].left)
+		delete(g.at, g.ring[i].cookie)
+		g.ring[i] = buried{c, end}
+		g.next = (i + 1) % len(g.ring)
 	}
-	g.at[c] = end
+	g.at[c] = int32(i)
 }
