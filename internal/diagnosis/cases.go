@@ -13,6 +13,8 @@ type Cases interface {
 	Len() int
 	// At returns one, valid until the next call.
 	At(i int) *Case
+	// Again returns the same cases for another goroutine.
+	Again() Cases
 	// Dwell is that of the socket and whether it is known; it costs less than At, and may be
 	// asked for by another goroutine meanwhile.
 	Dwell(i int) (d time.Duration, known bool)
@@ -26,6 +28,9 @@ func (l CaseList) Len() int { return len(l) }
 
 // At implements Cases; what it returns stays valid.
 func (l CaseList) At(i int) *Case { return &l[i] }
+
+// Again implements Cases.
+func (l CaseList) Again() Cases { return l }
 
 // Dwell implements Cases.
 func (l CaseList) Dwell(i int) (time.Duration, bool) {

@@ -116,6 +116,11 @@ func NewExplainer(threshold time.Duration) *Explainer {
 	return &Explainer{Rules(), Blames(), facts{threshold: max(threshold, minStall)}}
 }
 
+// Again returns the same explainer for another goroutine.
+func (x *Explainer) Again() *Explainer {
+	return &Explainer{x.rules, x.blames, facts{threshold: x.facts.threshold}}
+}
+
 // Explain sets Cause, Blamed and Evidence from the kernel's facts.
 func (x *Explainer) Explain(c *Case) {
 	f := &x.facts

@@ -104,7 +104,8 @@ func (f *Filter) MatchSocket(s *event.Socket) bool {
 	return f.matchFlow(&s.Flow, s.Direction)
 }
 
-// MatchCase reports whether the socket is chosen.
+// MatchCase reports whether the socket is chosen. Without NeedsProcesses and NeedsCgroups facts may be
+// nil.
 func (f *Filter) MatchCase(c *diagnosis.Case, facts *record.Facts) bool {
 	if !f.MatchSocket(&c.Socket) {
 		return false

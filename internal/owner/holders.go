@@ -52,6 +52,13 @@ func NewIndex(holders []event.Holder) *Index {
 	return x
 }
 
+// Again returns the same index for another goroutine.
+func (x *Index) Again() *Index {
+	again := *x
+	again.waiting = map[queue][]event.Holder{}
+	return &again
+}
+
 // NewSnapshotIndex indexes the holders of a snapshot, and the messages.
 func NewSnapshotIndex(snap *event.Snapshot) *Index {
 	x := NewIndex(snap.Holders)

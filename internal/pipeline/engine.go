@@ -327,6 +327,18 @@ func (l *lostSockets) add(c *diagnosis.Case) {
 	}
 }
 
+func (l *lostSockets) join(o *lostSockets) {
+	if l.inodes == nil {
+		l.inodes = o.inodes
+	}
+	maps.Copy(l.inodes, o.inodes)
+	for _, pid := range o.first {
+		if !slices.Contains(l.first, pid) {
+			l.first = append(l.first, pid)
+		}
+	}
+}
+
 // fixedFiles finds the io_urings that have lost sockets.
 func (e *Engine) fixedFiles(l *lostSockets) map[uint64][]event.Holder {
 	if len(l.inodes) == 0 {

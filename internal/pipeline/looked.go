@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/tcpwaitd/tcpwaitd/internal/diagnosis"
@@ -50,6 +51,16 @@ func (l *looked) At(i int) *diagnosis.Case {
 	return c
 }
 
+// Again implements diagnosis.Cases.
+func (l *looked) Again() diagnosis.Cases { return l.again() }
+
+func (l *looked) again() *looked {
+	return &looked{
+		sockets: l.sockets, snap: l.snap, index: l.index.Again(), explainer: l.explainer.Again(),
+		fixed: l.fixed, chosen: l.chosen,
+	}
+}
+
 func (l *looked) Dwell(i int) (time.Duration, bool) {
 	d := l.chosen[i].dwell
 	return max(0, d), d >= 0
@@ -92,17 +103,61 @@ func (l *looked) choose(e *Engine, q *Query, clock event.Clock) record.Facts {
 	return facts
 }
 
+// choosePass chooses without facts, so another processor does a half.
 func (l *looked) choosePass(e *Engine, q *Query, clock event.Clock) (*factFinder, *lostSockets) {
-	x, lost := e.findFacts(clock, false), &lostSockets{}
-	l.pass(q, func(c *diagnosis.Case) bool {
+	middle, other := l.sockets.Len()/2, l.again()
+	l.chosen, other.chosen = slices.Grow(l.chosen[:0], l.sockets.Len()), nil
+	var lost, otherLost lostSockets
+	var seen, otherSeen distinct
+	var wg sync.WaitGroup
+	wg.Go(func() { other.chooseRows(q, middle, l.sockets.Len(), &otherSeen, &otherLost) })
+	l.chooseRows(q, 0, middle, &seen, &lost)
+	wg.Wait()
+	l.chosen = append(l.chosen, other.chosen...)
+	lost.join(&otherLost)
+	x := e.findFacts(clock, false)
+	for _, c := range append(seen.cases, otherSeen.cases...) {
+		x.add(&c)
+	}
+	return x, &lost
+}
+
+func (l *looked) chooseRows(q *Query, first, end int, seen *distinct, lost *lostSockets) {
+	l.passRows(q, first, end, func(c *diagnosis.Case) bool {
 		lost.add(c)
-		if !q.Filter.MatchCase(c, &x.facts) {
+		if !q.Filter.MatchCase(c, nil) {
 			return false
 		}
-		x.add(c)
+		seen.add(c)
 		return true
 	})
-	return x, lost
+}
+
+// distinct are cases of which no two need the same facts.
+type distinct struct {
+	cases []diagnosis.Case
+	known map[factKey]bool
+	last  factKey
+}
+
+type factKey struct {
+	cgroup     uint64
+	netns, pid uint32
+}
+
+func (d *distinct) add(c *diagnosis.Case) {
+	key := factKey{c.Cgroup, c.Flow.Netns, c.Blamed.Pid}
+	if key == d.last && len(d.cases) > 0 {
+		return
+	}
+	d.last = key
+	if d.known == nil {
+		d.known = map[factKey]bool{}
+	}
+	if !d.known[key] {
+		d.known[key] = true
+		d.cases = append(d.cases, *c)
+	}
 }
 
 // findLost chooses all sockets there are, and looks where those are that nobody holds.
@@ -120,7 +175,12 @@ func (l *looked) findLost(e *Engine, q *Query) {
 // nobody's concern.
 func (l *looked) pass(q *Query, f func(*diagnosis.Case) bool) {
 	l.chosen = slices.Grow(l.chosen[:0], l.sockets.Len())
-	for row := range l.sockets.Len() {
+	l.passRows(q, 0, l.sockets.Len(), f)
+}
+
+// passRows is pass for some of the sockets: the chosen are added.
+func (l *looked) passRows(q *Query, first, end int, f func(*diagnosis.Case) bool) {
+	for row := first; row < end; row++ {
 		c := l.read(row)
 		if c.Subflow || !q.Filter.MatchSocket(&c.Socket) {
 			continue

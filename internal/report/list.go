@@ -24,7 +24,6 @@ type Sockets struct {
 // List writes sockets.
 type List struct {
 	o    Options
-	row  *socketRow
 	all  []column[*socketRow]
 	cols []column[*socketRow]
 	pick selection
@@ -32,7 +31,7 @@ type List struct {
 
 // NewList checks the options; the error is an *OptionError.
 func NewList(o Options) (*List, error) {
-	l := &List{o: o, row: &socketRow{}}
+	l := &List{o: o}
 	fields := leavesOf[record.Socket]()
 	for _, f := range fields {
 		l.all = append(l.all, leafColumn(f, (*socketRow).record))
@@ -86,10 +85,10 @@ func (r *socketRow) record() reflect.Value {
 
 // Write writes one list. Without Sort the oldest come first.
 func (l *List) Write(w io.Writer, s *Sockets) error {
-	rs := rows[*socketRow]{n: s.Cases.Len(), get: func(i int) *socketRow {
-		l.row.c, l.row.facts, l.row.built = s.Cases.At(i), s.Facts, false
-		return l.row
-	}}
+	rs := rows[*socketRow]{
+		n: s.Cases.Len(), get: s.getter(s.Cases),
+		again: func() func(int) *socketRow { return s.getter(s.Cases.Again()) },
+	}
 	if l.o.Sort != "" {
 		var err error
 		if rs, err = sortRows(rs, l.o.Sort, l.all); err != nil {
@@ -114,6 +113,15 @@ func (l *List) Write(w io.Writer, s *Sockets) error {
 		return writeCSV(w, l.cols, rs)
 	default:
 		return writeTable(w, l.cols, rs, l.o.Color)
+	}
+}
+
+// getter makes rows of cases, each valid until the next.
+func (s *Sockets) getter(cases diagnosis.Cases) func(int) *socketRow {
+	row := &socketRow{facts: s.Facts}
+	return func(i int) *socketRow {
+		row.c, row.built = cases.At(i), false
+		return row
 	}
 }
 

@@ -635,6 +635,37 @@ func manySockets(n int) *Sockets {
 	return &Sockets{Facts: &record.Facts{Clock: clock}, Cases: cases}
 }
 
+// Many rows are rendered in two halves: what is in them, their order and the width of the columns are
+// as if one after the other.
+func TestLongTable(t *testing.T) {
+	s := manySockets(2*manyRows + 3)
+	for i := range s.Cases.Len() {
+		c := s.Cases.At(i)
+		c.Cookie, c.RecvQ = event.Cookie(i+1), uint32(i%503)
+		c.Flow = flow("10.0.12.34:8080", fmt.Sprintf("10.0.45.67:%d", 1024+i*31%50021))
+	}
+	fields := []string{"cookie", "remote", "recv_q", "age"}
+	for _, sort := range []string{"", "cookie", "-recv_q", "remote"} {
+		table := strings.Split(strings.TrimSpace(string(writeList(t, Options{Format: Table, Fields: fields, Sort: sort}, s))), "\n")
+		var want []string
+		for line := range strings.Lines(string(writeList(t, Options{Format: CSV, Fields: fields[:3], Sort: sort}, s))) {
+			want = append(want, strings.TrimSpace(line))
+		}
+		if len(table) != len(want) {
+			t.Fatalf("by %q: %d lines, want %d", sort, len(table), len(want))
+		}
+		for i := 1; i < len(table); i++ {
+			cells := strings.Fields(table[i])
+			if got := strings.Join(cells[:3], ","); got != want[i] {
+				t.Fatalf("by %q: line %d is %q, want %q", sort, i, got, want[i])
+			}
+			if len(table[i]) != len(table[1]) {
+				t.Fatalf("by %q: line %d is not as wide as the first:\n%s\n%s", sort, i, table[1], table[i])
+			}
+		}
+	}
+}
+
 func BenchmarkList(b *testing.B) {
 	for _, f := range []Format{Table, Wide, JSON, CSV} {
 		b.Run(fmt.Sprintf("%s-100000", f), func(b *testing.B) {

@@ -7,6 +7,9 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"sync"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/radix"
 )
 
 // rows are n rows, in an order. A row is valid until the next call.
@@ -16,6 +19,8 @@ type rows[R any] struct {
 	// order returns for each place the number that get knows its row by, nil if that is the same.
 	// It may be found meanwhile, and is asked for once.
 	order func() []int32
+	// again makes another get, for another goroutine; nil: get is for several.
+	again func() func(i int) R
 }
 
 // all goes through the rows in their order.
@@ -52,20 +57,10 @@ const (
 // knows how wide the columns are: 80 bytes a row. It goes through the rows as they lie in memory,
 // and takes their texts in the order wanted.
 func writeTable[R any](w io.Writer, cols []column[R], rs rows[R], color bool) error {
+	body := renderRows(cols, rs, color)
 	l := line{widths: make([]int, len(cols)), sep: 2}
 	for i := range cols {
-		l.widths[i] = max(len(cols[i].title()), cols[i].width)
-	}
-	body := rendered{colored: color, starts: make([]place, rs.n)}
-	for r := range rs.n {
-		row := rs.get(r)
-		for i := range cols {
-			width, at := renderCell(&body, &cols[i], row)
-			if i == 0 {
-				body.starts[r] = at
-			}
-			l.widths[i] = max(l.widths[i], width)
-		}
+		l.widths[i] = max(len(cols[i].title()), cols[i].width, body[0].widths[i], body[1].widths[i])
 	}
 	if total(l.widths, l.sep) > lineWidth {
 		l.sep = 1
@@ -76,9 +71,9 @@ func writeTable[R any](w io.Writer, cols []column[R], rs rows[R], color bool) er
 		if i%ahead == 0 {
 			body.touch(order[i:min(i+ahead, len(order))])
 		}
-		body.at = body.starts[r]
+		half := body.open(r)
 		for i := range cols {
-			text, paint := body.next()
+			text, paint := half.next()
 			l.open(i, paint)
 			l.buf = append(l.buf, text...)
 			l.close(i, cols[i].right)
@@ -93,6 +88,42 @@ func writeTable[R any](w io.Writer, cols []column[R], rs rows[R], color bool) er
 	return err
 }
 
+// manyRows are worth a second processor.
+const manyRows = 1000
+
+// renderRows renders the rows, the second half of many on another processor.
+func renderRows[R any](cols []column[R], rs rows[R], color bool) *halves {
+	middle := rs.n
+	if middle >= manyRows {
+		middle /= 2
+	}
+	get := rs.get
+	if rs.again != nil {
+		get = rs.again()
+	}
+	var body halves
+	var other sync.WaitGroup
+	other.Go(func() { renderHalf(&body[1], cols, get, middle, rs.n, color) })
+	renderHalf(&body[0], cols, rs.get, 0, middle, color)
+	other.Wait()
+	return &body
+}
+
+// renderHalf renders the rows from first to before end.
+func renderHalf[R any](to *rendered, cols []column[R], get func(int) R, first, end int, color bool) {
+	*to = rendered{first: first, colored: color, starts: make([]place, end-first), widths: make([]int, len(cols))}
+	for r := first; r < end; r++ {
+		row := get(r)
+		for i := range cols {
+			width, at := renderCell(to, &cols[i], row)
+			if i == 0 {
+				to.starts[r-first] = at
+			}
+			to.widths[i] = max(to.widths[i], width)
+		}
+	}
+}
+
 // cell is the text of a table's cell: never empty.
 func (c *column[R]) cell(dst []byte, row R) []byte {
 	n := len(dst)
@@ -105,14 +136,35 @@ func (c *column[R]) cell(dst []byte, row R) []byte {
 // rendered are the cells of a table, row after row, in pieces so that growing copies nothing.
 // Each has before it its length and its colour.
 type rendered struct {
+	// first is the number of the first row.
+	first   int
 	colored bool
 	colors  []string
 	pieces  [][]byte
 	cell    []byte
-	// starts are where the rows begin, by number; at is where the next cell is.
-	starts  []place
-	at      place
+	// starts are where the rows begin, by number without first; at is where the next cell is.
+	starts []place
+	at     place
+	widths []int
+	// touched is written so that what is read for it is read.
 	touched byte
+}
+
+// halves are the rows of a table in two parts, the second empty where they are few.
+type halves [2]rendered
+
+// open finds a row; its cells follow with next.
+func (h *halves) open(number int32) *rendered {
+	r := h.of(number)
+	r.at = r.starts[int(number)-r.first]
+	return r
+}
+
+func (h *halves) of(number int32) *rendered {
+	if int(number) < h[1].first {
+		return &h[0]
+	}
+	return &h[1]
 }
 
 // ahead is how many rows are touched at once.
@@ -120,11 +172,14 @@ const ahead = 32
 
 // touch brings rows into the cache: they lie all over the memory, and one after the other each
 // would be waited for, where so many come together.
-func (r *rendered) touch(numbers []int32) {
+func (h *halves) touch(numbers []int32) {
+	var touched byte
 	for _, n := range numbers {
-		at := r.starts[n]
-		r.touched += r.pieces[at.piece][at.byte]
+		r := h.of(n)
+		at := r.starts[int(n)-r.first]
+		touched += r.pieces[at.piece][at.byte]
 	}
+	h[0].touched = touched
 }
 
 // place is a byte of a piece.
@@ -323,7 +378,7 @@ func ordered[R any](rs rows[R], c *column[R], descending bool) rows[R] {
 // equal ones as they were.
 func byNumber(n int, number func(i int) (int64, bool), descending bool) []int32 {
 	type key struct {
-		number int64
+		number uint64
 		row    int32
 	}
 	keys := make([]key, 0, n)
@@ -337,14 +392,10 @@ func byNumber(n int, number func(i int) (int64, bool), descending bool) []int32 
 		if descending {
 			value = ^value
 		}
-		keys = append(keys, key{value, int32(i)})
+		// The smallest number becomes 0.
+		keys = append(keys, key{uint64(value) ^ 1<<63, int32(i)})
 	}
-	slices.SortFunc(keys, func(a, b key) int {
-		if a.number != b.number {
-			return cmp.Compare(a.number, b.number)
-		}
-		return cmp.Compare(a.row, b.row)
-	})
+	keys = radix.Sort(keys, func(k *key) uint64 { return k.number })
 	order := make([]int32, 0, n)
 	for i := range keys {
 		order = append(order, keys[i].row)
