@@ -33,12 +33,12 @@ func (s *stage) rateLoad(t tool) (connections, rounds int) {
 	case t.peer:
 		return 10_004, 3
 	default:
-		return 60_004, 5
+		return 30_004, 11
 	}
 }
 
 // rateBudget is the time after which no more rounds begin.
-const rateBudget = 5 * time.Minute
+const rateBudget = 7 * time.Minute
 
 // rate measures how many short connections a second the host makes with each tool attached,
 // what the tool uses for it, and what it loses.
@@ -161,7 +161,6 @@ func (s *stage) setRates(tools []tool, workers int, results map[string][]rated) 
 		}
 		return median(values)
 	}
-	none := pick(rateKey(toolNothing, workers), func(r *rated) float64 { return r.rate })
 	for _, t := range tools {
 		key := rateKey(t.name, workers)
 		all := results[key]
@@ -169,7 +168,7 @@ func (s *stage) setRates(tools []tool, workers int, results map[string][]rated) 
 			continue
 		}
 		s.report.set(key+"rate", pick(key, func(r *rated) float64 { return r.rate }))
-		s.report.set(key+"ratio", pick(key, func(r *rated) float64 { return r.rate / none }))
+		s.report.set(key+"ratio", median(ratios(all, results[rateKey(toolNothing, workers)])))
 		s.report.set(key+"user", pick(key, func(r *rated) float64 { return r.user }))
 		s.report.set(key+"cpu", pick(key, func(r *rated) float64 { return r.total }))
 		// Of losses the worst run counts.
@@ -177,6 +176,16 @@ func (s *stage) setRates(tools []tool, workers int, results map[string][]rated) 
 		s.report.set(key+"lost", float64(worst.lost())/float64(worst.made))
 		s.report.set(key+"runs", float64(len(all)))
 	}
+}
+
+// ratios are those of the rates in the same round: what else the machine does changes from one to the
+// next.
+func ratios(all, none []rated) []float64 {
+	list := make([]float64, min(len(all), len(none)))
+	for i := range list {
+		list[i] = all[i].rate / none[i].rate
+	}
+	return list
 }
 
 // lost is what is not there, or what it says, whichever is more.
