@@ -126,7 +126,7 @@ func (t *Tally) AddShort(s *event.ShortWaits) {
 
 // Clone copies the tally.
 func (t *Tally) Clone() *Tally {
-	c := &Tally{from: t.from, index: maps.Clone(t.index), all: slices.Clone(t.all)}
+	c := &Tally{from: t.from, index: maps.Clone(t.index), all: slices.Clone(t.all), last: t.last}
 	for i := range c.all {
 		c.all[i].Gone = slices.Clone(c.all[i].Gone)
 	}

@@ -30,8 +30,8 @@ func TestShortWaitsWeighTheSame(t *testing.T) {
 	if reflect.DeepEqual(unchanged, told.Closed()) {
 		t.Error("nothing was added")
 	}
-	// One more of nobody, elsewhere.
-	counted.AddShort(&event.ShortWaits{Port: 80, N: 7, Longest: 1})
+	// One more of nobody, nowhere.
+	counted.AddShort(&event.ShortWaits{N: 7, Longest: 1})
 	if got := len(counted.Closed()); got != 2 {
 		t.Errorf("%d entries, want 2", got)
 	}
