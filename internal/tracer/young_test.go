@@ -165,6 +165,10 @@ func TestMoreSocketsThanPlaces(t *testing.T) {
 	closeAll(t, c.servers)
 	collect(t, tr, func(got []event.Transition) bool { return count(got, entersCloseWait) >= many })
 	found := waits(t, tr).Sockets
+	// Until 6.16 the pass over the table can miss one while mini-sockets take the servers' places.
+	for end := time.Now().Add(patience); len(found) < many && time.Now().Before(end); {
+		found = waits(t, tr).Sockets
+	}
 	for i := range found {
 		s := &found[i]
 		if s.Owner.Pid != uint32(os.Getpid()) || s.Evidence != event.EvidenceConnect || s.Bound != event.Exact {
