@@ -325,6 +325,17 @@ func (z *zoo) atRest(t *testing.T) {
 	})
 }
 
+// acknowledged waits until every FIN is: that of a leaker's peer takes a moment.
+func acknowledged(t *testing.T, ns *testenv.Netns) {
+	t.Helper()
+	waitFor(t, func() string {
+		if count := kernelStates(t, ns.Path)["FIN_WAIT1"]; count > 0 {
+			return fmt.Sprintf("%d sockets are in FIN_WAIT1", count)
+		}
+		return ""
+	})
+}
+
 // kernelStates counts /proc/net/tcp and tcp6 of a namespace.
 func kernelStates(t *testing.T, path string) map[string]int {
 	t.Helper()
@@ -603,6 +614,7 @@ func TestStatesByProcessAndContainer(t *testing.T) {
 		z.zombie(t)
 	}
 	z.synRecv(t, n)
+	acknowledged(t, ns)
 	table := kernelStates(t, ns.Path)
 	byPid := states(t, append(ownNetns(ns), "--by", "pid")...)
 	if !maps.Equal(listed(byPid.States), table) {
@@ -661,6 +673,7 @@ func TestStatesCountSubflows(t *testing.T) {
 	outsideGuests(t)
 	ns := testNetns(t)
 	l := testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", MPTCP: true, N: n, Netns: ns.Path})
+	acknowledged(t, ns)
 	table := kernelStates(t, ns.Path)
 	got := states(t, append(ownNetns(ns), "--by", "pid")...)
 	if !maps.Equal(listed(got.States), table) {
