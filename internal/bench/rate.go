@@ -11,8 +11,8 @@ import (
 
 // rated is one run of churn with one tool attached.
 type rated struct {
-	// rate is in connections a second.
-	rate float64
+	// rate is in connections a second, beside that with nothing attached, just before.
+	rate, beside float64
 	// user and total are the tool's CPU time for each transition of the load, in µs.
 	user, total float64
 	// missing is how many transitions it did not write, of those it should have; said is how
@@ -33,12 +33,12 @@ func (s *stage) rateLoad(t tool) (connections, rounds int) {
 	case t.peer:
 		return 10_004, 3
 	default:
-		return 30_004, 11
+		return 20_004, 9
 	}
 }
 
 // rateBudget is the time after which no more rounds begin.
-const rateBudget = 7 * time.Minute
+const rateBudget = 8 * time.Minute
 
 // rate measures how many short connections a second the host makes with each tool attached,
 // what the tool uses for it, and what it loses.
@@ -78,19 +78,29 @@ func (s *stage) rateRound(ctx context.Context, tools []tool, workers, round int,
 	for i := range tools {
 		// Each round begins with another one: what a run leaves behind falls on all alike.
 		t := tools[(round+i)%len(tools)]
+		if t.argv == nil {
+			continue
+		}
 		n, rounds := s.rateLoad(t)
 		if round >= s.rounds(rounds) || s.report.missing[rateTool(t.name)] != "" || ctx.Err() != nil {
 			continue
 		}
 		more = true
+		// The speed of the machine changes within seconds.
+		none, err := s.rateOf(ctx, tool{name: toolNothing}, workers, n)
+		if err != nil {
+			s.report.fail(rateTool(toolNothing), err)
+			continue
+		}
 		one, err := s.rateOf(ctx, t, workers, n)
 		if err != nil {
 			s.report.fail(rateTool(t.name), err)
 			continue
 		}
-		s.report.say("%s, %s: %s connections/s", t.name, workersText(workers), number(one.rate))
-		key := rateKey(t.name, workers)
-		results[key] = append(results[key], *one)
+		one.beside, none.beside = none.rate, none.rate
+		s.report.say("%s, %s: %s connections/s beside %s", t.name, workersText(workers), number(one.rate), number(none.rate))
+		key, free := rateKey(t.name, workers), rateKey(toolNothing, workers)
+		results[key], results[free] = append(results[key], *one), append(results[free], *none)
 	}
 	return more
 }
@@ -168,7 +178,7 @@ func (s *stage) setRates(tools []tool, workers int, results map[string][]rated) 
 			continue
 		}
 		s.report.set(key+"rate", pick(key, func(r *rated) float64 { return r.rate }))
-		s.report.set(key+"ratio", median(ratios(all, results[rateKey(toolNothing, workers)])))
+		s.report.set(key+"ratio", pick(key, func(r *rated) float64 { return r.rate / r.beside }))
 		s.report.set(key+"user", pick(key, func(r *rated) float64 { return r.user }))
 		s.report.set(key+"cpu", pick(key, func(r *rated) float64 { return r.total }))
 		// Of losses the worst run counts.
@@ -176,16 +186,6 @@ func (s *stage) setRates(tools []tool, workers int, results map[string][]rated) 
 		s.report.set(key+"lost", float64(worst.lost())/float64(worst.made))
 		s.report.set(key+"runs", float64(len(all)))
 	}
-}
-
-// ratios are those of the rates in the same round: what else the machine does changes from one to the
-// next.
-func ratios(all, none []rated) []float64 {
-	list := make([]float64, min(len(all), len(none)))
-	for i := range list {
-		list[i] = all[i].rate / none[i].rate
-	}
-	return list
 }
 
 // lost is what is not there, or what it says, whichever is more.
