@@ -529,8 +529,15 @@ func TestExecFormats(t *testing.T) {
 		t.Errorf("stdout %q, stderr %q", r.stdout, r.stderr)
 	}
 	folded := run(t, append([]string{"exec", "-o", "folded"}, argv...)...).want(t, exitLeaking).stderr
-	if !strings.HasSuffix(strings.TrimSpace(folded), " "+strconv.Itoa(n)) {
-		t.Errorf("folded: %q", folded)
+	// Where both processors are busy the first stacks are taken before Python is known.
+	sum := 0
+	for line := range strings.Lines(folded) {
+		count, err := strconv.Atoi(strings.TrimSpace(line[strings.LastIndexByte(line, ' ')+1:]))
+		must(t, err)
+		sum += count
+	}
+	if sum != n {
+		t.Errorf("%d sockets in %q", sum, folded)
 	}
 	run(t, append([]string{"exec", "-o", "pprof"}, argv...)...).want(t, 2)
 	to := filepath.Join(t.TempDir(), "waits.pb.gz")

@@ -35,7 +35,10 @@ func (t *Tracer) Run(ctx context.Context, emit func(*event.Transition) error, id
 	if t.reader == nil {
 		return errSnapshotOnly
 	}
-	defer boost()()
+	// With stacks there is other work to be done at once, and it would wait for another thread.
+	if !t.cfg.wakes() {
+		defer boost()()
+	}
 	for ctx.Err() == nil {
 		if err := t.next(emit); err != nil {
 			return err
