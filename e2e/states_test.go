@@ -328,12 +328,7 @@ func (z *zoo) atRest(t *testing.T) {
 // acknowledged waits until every FIN is: that of a leaker's peer takes a moment.
 func acknowledged(t *testing.T, ns *testenv.Netns) {
 	t.Helper()
-	waitFor(t, func() string {
-		if count := kernelStates(t, ns.Path)["FIN_WAIT1"]; count > 0 {
-			return fmt.Sprintf("%d sockets are in FIN_WAIT1", count)
-		}
-		return ""
-	})
+	becomes(t, "every FIN is acknowledged", func() bool { return kernelStates(t, ns.Path)["FIN_WAIT1"] == 0 })
 }
 
 // kernelStates counts /proc/net/tcp and tcp6 of a namespace.

@@ -116,23 +116,6 @@ func (t *Tally) Add(process event.Task, site Site, earliest event.KTime, dwell t
 	c.lasted[stepOf(dwell)]++
 }
 
-// AddShort counts waits that ended inside the window and were counted before they came here.
-func (t *Tally) AddShort(s *event.ShortWaits) {
-	c := t.closed(tallyKey{s.Owner.Pid, s.Owner.Start.Ticks(), Site{s.Direction, s.Port}}, s.Owner)
-	c.N += int(s.N)
-	c.Longest = max(c.Longest, s.Longest)
-	c.lasted[stepOf(s.Longest)] += uint32(s.N)
-}
-
-// Clone copies the tally.
-func (t *Tally) Clone() *Tally {
-	c := &Tally{from: t.from, index: maps.Clone(t.index), all: slices.Clone(t.all), last: t.last}
-	for i := range c.all {
-		c.all[i].Gone = slices.Clone(c.all[i].Gone)
-	}
-	return c
-}
-
 // closed is the place for what has a key.
 func (t *Tally) closed(key tallyKey, process event.Task) *Closed {
 	if len(t.all) == 0 || t.last.key != key {
@@ -147,15 +130,26 @@ func (t *Tally) closed(key tallyKey, process event.Task) *Closed {
 	return &t.all[t.last.i]
 }
 
-// Closed returns the counts in a fixed order.
-func (t *Tally) Closed() []Closed {
-	all := slices.Clone(t.all)
-	for i := range all {
-		all[i].Gone = slices.Clone(all[i].Gone)
+// Closed returns the counts in a fixed order, with waits that ended inside the window and were counted
+// before they came here.
+func (t *Tally) Closed(short ...event.ShortWaits) []Closed {
+	c := &Tally{index: maps.Clone(t.index), all: slices.Clone(t.all), last: t.last}
+	for i := range c.all {
+		c.all[i].Gone = slices.Clone(c.all[i].Gone)
 	}
-	slices.SortFunc(all, func(a, b Closed) int {
+	for i := range short {
+		c.addShort(&short[i])
+	}
+	slices.SortFunc(c.all, func(a, b Closed) int {
 		return cmp.Or(cmp.Compare(a.Process.Pid, b.Process.Pid), cmp.Compare(a.Process.Start, b.Process.Start),
 			cmp.Compare(a.Site.Direction, b.Site.Direction), cmp.Compare(a.Site.Port, b.Site.Port))
 	})
-	return all
+	return c.all
+}
+
+func (t *Tally) addShort(s *event.ShortWaits) {
+	c := t.closed(tallyKey{s.Owner.Pid, s.Owner.Start.Ticks(), Site{s.Direction, s.Port}}, s.Owner)
+	c.N += int(s.N)
+	c.Longest = max(c.Longest, s.Longest)
+	c.lasted[stepOf(s.Longest)] += uint32(s.N)
 }

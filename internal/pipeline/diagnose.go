@@ -167,13 +167,13 @@ func (w *watcher) judgeLook(ctx context.Context, look *tracer.Look) (*Diagnosed,
 	if err != nil {
 		return nil, err
 	}
-	closed, err := w.closed()
+	short, err := w.ShortWaits()
 	if err != nil {
 		return nil, err
 	}
 	in := diagnosis.Input{
 		Cases: cases, Threshold: w.query.Threshold, Loss: loss.Add(w.table.Loss()),
-		From: w.from, To: snap.To, FDs: fdsOf(&facts), Closed: closed,
+		From: w.from, To: snap.To, FDs: fdsOf(&facts), Closed: w.tally.Closed(short...),
 	}
 	if w.query.For == 0 {
 		in.From = in.To
@@ -184,19 +184,6 @@ func (w *watcher) judgeLook(ctx context.Context, look *tracer.Look) (*Diagnosed,
 		Diagnosis: judged, Facts: facts,
 		SocketsTotal: snap.Met, UnreadNetns: snap.UnreadNetns,
 	}, nil
-}
-
-// closed are the waits that have ended so far: those told of, and those the kernel counted.
-func (w *watcher) closed() ([]diagnosis.Closed, error) {
-	short, err := w.ShortWaits()
-	if err != nil {
-		return nil, err
-	}
-	all := w.tally.Clone()
-	for i := range short {
-		all.AddShort(&short[i])
-	}
-	return all.Closed(), nil
 }
 
 // isOpen leaves out sockets whose wait has ended since they were read. The subflows of an MPTCP

@@ -12,35 +12,11 @@ import (
 // endAtOnce makes n waits, each over as soon as the peer has closed, at one port.
 func endAtOnce(t *testing.T, ns *testenv.Netns) (port uint16) {
 	t.Helper()
-	err := ns.Do(func() error {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return err
-		}
-		defer l.Close()
-		port = uint16(l.Addr().(*net.TCPAddr).Port)
-		for range n {
-			client, err := net.Dial("tcp", l.Addr().String())
-			if err != nil {
-				return err
-			}
-			server, err := l.Accept()
-			if err != nil {
-				return err
-			}
-			if err := server.Close(); err != nil {
-				return err
-			}
-			if err := client.Close(); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
+	c := hold(t, ns, n)
+	for i := range c.clients {
+		closeAll(t, []*net.TCPConn{c.servers[i], c.clients[i]})
 	}
-	return port
+	return uint16(c.servers[0].LocalAddr().(*net.TCPAddr).Port)
 }
 
 // told are the ends of waits in the rings.
