@@ -66,26 +66,71 @@ func writeTable[R any](w io.Writer, cols []column[R], rs rows[R], color bool) er
 		l.sep = 1
 	}
 	titles(&l, cols, color)
-	order := rs.numbers()
+	if _, err := w.Write(l.buf); err != nil {
+		return err
+	}
+	return writeBody(w, body, cols, l, rs.numbers())
+}
+
+// block is how many lines are laid out at once.
+const block = 1024
+
+// writeBody writes the rows in their order; every second block of many is laid out on another
+// processor.
+func writeBody[R any](w io.Writer, body *halves, cols []column[R], l line, order []int32) error {
+	blocks := slices.Collect(slices.Chunk(order, block))
+	ready, free := make(chan []byte, 2), make(chan []byte, 2)
+	defer close(free)
+	if len(blocks) > 1 {
+		free <- nil
+		free <- nil
+		go func() {
+			for i := 1; i < len(blocks); i += 2 {
+				buf, more := <-free
+				if !more {
+					return
+				}
+				ready <- layOut(buf, body, cols, l, blocks[i])
+			}
+		}()
+	}
+	var own []byte
+	for i := range blocks {
+		buf := own
+		if i%2 == 1 {
+			buf = <-ready
+		} else {
+			own = layOut(own, body, cols, l, blocks[i])
+			buf = own
+		}
+		if _, err := w.Write(buf); err != nil {
+			return err
+		}
+		if i%2 == 1 {
+			free <- buf
+		}
+	}
+	return nil
+}
+
+// layOut lays out the rows of these numbers, in a buffer that may be used again.
+func layOut[R any](buf []byte, body *halves, cols []column[R], l line, order []int32) []byte {
+	// Nothing widens any more, so the widths are shared.
+	l.buf = buf[:0]
 	for i, r := range order {
 		if i%ahead == 0 {
-			body.touch(order[i:min(i+ahead, len(order))])
+			l.touched += body.touch(order[i:min(i+ahead, len(order))])
 		}
-		half := body.open(r)
+		cells := body.open(r)
 		for i := range cols {
-			text, paint := half.next()
+			text, paint := cells.next()
 			l.open(i, paint)
 			l.buf = append(l.buf, text...)
 			l.close(i, cols[i].right)
 		}
 		l.end()
-		var err error
-		if l.buf, err = spill(w, l.buf, chunk); err != nil {
-			return err
-		}
 	}
-	_, err := w.Write(l.buf)
-	return err
+	return l.buf
 }
 
 // manyRows are worth a second processor.
@@ -142,22 +187,24 @@ type rendered struct {
 	colors  []string
 	pieces  [][]byte
 	cell    []byte
-	// starts are where the rows begin, by number without first; at is where the next cell is.
+	// starts are where the rows begin, by number without first.
 	starts []place
-	at     place
 	widths []int
-	// touched is written so that what is read for it is read.
-	touched byte
+}
+
+// rowCells are those of a row; at is where the next one is.
+type rowCells struct {
+	*rendered
+	at place
 }
 
 // halves are the rows of a table in two parts, the second empty where they are few.
 type halves [2]rendered
 
-// open finds a row; its cells follow with next.
-func (h *halves) open(number int32) *rendered {
+// open finds a row.
+func (h *halves) open(number int32) rowCells {
 	r := h.of(number)
-	r.at = r.starts[int(number)-r.first]
-	return r
+	return rowCells{r, r.starts[int(number)-r.first]}
 }
 
 func (h *halves) of(number int32) *rendered {
@@ -171,15 +218,15 @@ func (h *halves) of(number int32) *rendered {
 const ahead = 32
 
 // touch brings rows into the cache: they lie all over the memory, and one after the other each
-// would be waited for, where so many come together.
-func (h *halves) touch(numbers []int32) {
-	var touched byte
+// would be waited for, where so many come together. What it returns is good for nothing, but must
+// not go to waste: else nothing is read.
+func (h *halves) touch(numbers []int32) (touched byte) {
 	for _, n := range numbers {
 		r := h.of(n)
 		at := r.starts[int(n)-r.first]
 		touched += r.pieces[at.piece][at.byte]
 	}
-	h[0].touched = touched
+	return touched
 }
 
 // place is a byte of a piece.
@@ -219,7 +266,7 @@ func (r *rendered) colorOf(escape string) byte {
 }
 
 // next takes the next cell out.
-func (r *rendered) next() (text []byte, color string) {
+func (r *rowCells) next() (text []byte, color string) {
 	if int(r.at.byte) == len(r.pieces[r.at.piece]) {
 		r.at = place{r.at.piece + 1, 0}
 	}
@@ -268,6 +315,8 @@ type line struct {
 	sep    int
 	// start is where the open cell begins, text where its text does: after the color.
 	start, text int
+	// touched is what reading ahead leaves.
+	touched byte
 }
 
 // open begins the cell of column i, in a color or "".

@@ -1,6 +1,7 @@
 package tracer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -145,8 +147,8 @@ func (t *Tracer) look(ctx context.Context, opts SnapshotOptions, snap *event.Sna
 	return all, nil
 }
 
-// readPasses reads sockets, and descriptors if they are wanted. Who only looks reads both at
-// once: neither pass changes what the other sees. Who watches reads the sockets first: what is
+// readPasses reads sockets, and descriptors if they are wanted. Who only looks reads both side by
+// side: neither pass changes what the other sees. Who watches reads the sockets first: what is
 // accepted after that has a record, and its first read names the owner; of others without one the
 // pass over descriptors makes a holder the owner. lookAgain settles what came between.
 func (t *Tracer) readPasses(ctx context.Context, holders bool, all *rows, snap *event.Snapshot) error {
@@ -156,12 +158,11 @@ func (t *Tracer) readPasses(ctx context.Context, holders bool, all *rows, snap *
 		failed = t.readIter(ctx, factHolders, &files)
 		files.sortHolders()
 	}
-	var wg sync.WaitGroup
+	beside := func() {}
 	if holders && !t.cfg.Live {
-		wg.Go(readFiles)
+		beside = readFiles
 	}
-	err := errors.Join(t.readSockets(ctx, all, snap), t.forgetQueued())
-	wg.Wait()
+	err := errors.Join(t.readSockets(ctx, all, snap, beside), t.forgetQueued())
 	if holders && t.cfg.Live && err == nil {
 		readFiles()
 	}
@@ -194,14 +195,14 @@ func (t *Tracer) importBaseline() error {
 	return nil
 }
 
-func (t *Tracer) readSockets(ctx context.Context, all *rows, snap *event.Snapshot) error {
-	namespaces, err := netns.List(t.cfg.Proc)
-	// Some processes may be unreadable; holders show whether a namespace was missed.
-	if err != nil && !errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("list network namespaces: %w", err)
+// readSockets goes through the namespaces, beside something else that takes about as long as the
+// largest of them. There are as many readers as processors: one more would only delay the others.
+func (t *Tracer) readSockets(ctx context.Context, all *rows, snap *event.Snapshot, beside func()) error {
+	namespaces, err := t.namespaces(snap)
+	if err != nil {
+		return err
 	}
-	namespaces = slices.DeleteFunc(namespaces, func(ns netns.NS) bool { return !t.wantsNetns(ns.Inode) })
-	readers := make([]netnsReader, max(1, min(len(namespaces), runtime.GOMAXPROCS(0))))
+	readers := make([]netnsReader, max(1, min(len(namespaces)+1, runtime.GOMAXPROCS(0))))
 	queue := make(chan netns.NS, len(namespaces))
 	for _, ns := range namespaces {
 		queue <- ns
@@ -212,18 +213,17 @@ func (t *Tracer) readSockets(ctx context.Context, all *rows, snap *event.Snapsho
 	for i := range readers {
 		r := &readers[i]
 		wg.Go(func() {
+			if i == len(readers)-1 {
+				beside()
+			}
 			for ns := range queue {
 				if r.failed != nil {
 					return
 				}
 				err := ns.Do(func() error { return r.read(ctx, t) })
 				mu.Lock()
-				switch {
-				case r.failed != nil, errors.Is(err, netns.ErrGone):
-				case err == nil:
-					snap.ReadNetns[ns.Inode] = true
-				default:
-					snap.UnreadNetns[ns.Inode] = err.Error()
+				if r.failed == nil {
+					noteRead(snap, ns, err)
 				}
 				mu.Unlock()
 			}
@@ -233,17 +233,53 @@ func (t *Tracer) readSockets(ctx context.Context, all *rows, snap *event.Snapsho
 	return joinReaders(readers, all)
 }
 
-// netnsReader reads the sockets of one network namespace after the other. There is one for each
-// processor: every namespace costs a pass over the kernel's whole table.
+// namespaces are those that have to be gone through, the ones with the most sockets first. Those
+// without any have been read with that.
+func (t *Tracer) namespaces(snap *event.Snapshot) ([]netns.NS, error) {
+	all, err := netns.List(t.cfg.Proc)
+	// Some processes may be unreadable; holders show whether a namespace was missed.
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("list network namespaces: %w", err)
+	}
+	sockets := map[uint32]uint64{}
+	all = slices.DeleteFunc(all, func(ns netns.NS) bool {
+		if !t.wantsNetns(ns.Inode) {
+			return true
+		}
+		err := ns.Do(func() error {
+			sockets[ns.Inode] = t.countTCP()
+			return nil
+		})
+		if err == nil && sockets[ns.Inode] > 0 {
+			return false
+		}
+		noteRead(snap, ns, err)
+		return true
+	})
+	slices.SortStableFunc(all, func(a, b netns.NS) int { return cmp.Compare(sockets[b.Inode], sockets[a.Inode]) })
+	return all, nil
+}
+
+// noteRead notes that a namespace was read, or why not.
+func noteRead(snap *event.Snapshot, ns netns.NS, err error) {
+	switch {
+	case errors.Is(err, netns.ErrGone):
+	case err == nil:
+		snap.ReadNetns[ns.Inode] = true
+	default:
+		snap.UnreadNetns[ns.Inode] = err.Error()
+	}
+}
+
+// netnsReader reads the sockets of one network namespace after the other: every namespace costs a
+// pass over the kernel's whole table.
 type netnsReader struct {
 	rows   rows
 	failed error
 }
 
 func (r *netnsReader) read(ctx context.Context, t *Tracer) error {
-	if !t.emptyNetns() {
-		r.failed = t.readIter(ctx, factSockets, &r.rows)
-	}
+	r.failed = t.readIter(ctx, factSockets, &r.rows)
 	return r.failed
 }
 
@@ -260,41 +296,52 @@ func joinReaders(readers []netnsReader, all *rows) error {
 	return err
 }
 
-// emptyNetns reports whether the namespace of this thread has no TCP sockets at all. All
-// namespaces share one table, so that going through it costs as much for one that has none.
-func (t *Tracer) emptyNetns() bool {
-	// Twice: the kernel adds up counts of CPUs, between which a socket can move.
-	for range 2 {
-		if !t.countsNoTCP() {
-			return false
-		}
+// countTCP is how many TCP sockets stand in the tables of this thread's namespace, about: but 0 is
+// certain. All namespaces share one table, so that going through it costs as much for one that has
+// none.
+func (t *Tracer) countTCP() uint64 {
+	if n := t.countTCPOnce(); n > 0 {
+		return n
 	}
-	return true
+	// Once more: the kernel adds up counts of CPUs, between which a socket can move.
+	return t.countTCPOnce()
 }
 
-func (t *Tracer) countsNoTCP() bool {
+func (t *Tracer) countTCPOnce() uint64 {
 	v4, err4 := os.ReadFile(t.cfg.Proc + "/thread-self/net/sockstat")
 	v6, err6 := os.ReadFile(t.cfg.Proc + "/thread-self/net/sockstat6")
 	// Without IPv6 in the kernel there is no second file.
-	return err4 == nil && (err6 == nil || errors.Is(err6, fs.ErrNotExist)) && noTCP(v4) && noTCP(v6)
+	if err4 != nil || err6 != nil && !errors.Is(err6, fs.ErrNotExist) {
+		return 1
+	}
+	return inTables(v4) + inTables(v6)
 }
 
-// noTCP reads "TCP: inuse 0 orphan 0 tw 0 alloc 5 mem 0" or "TCP6: inuse 0": sockets that
-// stand in the tables, and mini-sockets. Anything else may be there.
-func noTCP(sockstat []byte) bool {
+// inTables reads "TCP: inuse 0 orphan 0 tw 0 alloc 5 mem 0" or "TCP6: inuse 0": sockets that
+// stand in the tables, and mini-sockets. Of anything else it says 1: something may be there.
+func inTables(sockstat []byte) uint64 {
 	for line := range strings.Lines(string(sockstat)) {
 		f := strings.Fields(line)
 		if len(f) < 3 || f[0] != "TCP:" && f[0] != "TCP6:" {
 			continue
 		}
-		for i := 1; i+1 < len(f); i += 2 {
-			if (f[i] == "inuse" || f[i] == "tw") && f[i+1] != "0" {
-				return false
-			}
+		if f[1] != "inuse" {
+			return 1
 		}
-		return f[1] == "inuse"
+		var sum uint64
+		for i := 1; i+1 < len(f); i += 2 {
+			if f[i] != "inuse" && f[i] != "tw" {
+				continue
+			}
+			n, err := strconv.ParseUint(f[i+1], 10, 32)
+			if err != nil {
+				return 1
+			}
+			sum += n
+		}
+		return sum
 	}
-	return len(sockstat) == 0
+	return min(1, uint64(len(sockstat)))
 }
 
 func (t *Tracer) wantsNetns(inode uint32) bool {

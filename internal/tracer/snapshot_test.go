@@ -169,20 +169,21 @@ func TestNamespaceThatNobodyCanEnter(t *testing.T) {
 	}
 }
 
-func TestNoTCP(t *testing.T) {
+func TestInTables(t *testing.T) {
 	const head = "sockets: used 23\n"
-	for text, want := range map[string]bool{
-		head + "TCP: inuse 0 orphan 7 tw 0 alloc 7 mem 2\nUDP: inuse 3 mem 0\n": true,
-		head + "TCP: inuse 1 orphan 0 tw 0 alloc 1 mem 0\n":                     false,
-		head + "TCP: inuse 0 orphan 0 tw 1 alloc 0 mem 0\n":                     false,
-		"TCP6: inuse 0\nUDP6: inuse 5\n":                                        true,
-		"TCP6: inuse 23\n":                                                      false,
-		"":                                                                      true,
-		head:                                                                    false,
-		"TCP: something else\n":                                                 false,
+	for text, want := range map[string]uint64{
+		head + "TCP: inuse 0 orphan 7 tw 0 alloc 7 mem 2\nUDP: inuse 3 mem 0\n": 0,
+		head + "TCP: inuse 1 orphan 0 tw 0 alloc 1 mem 0\n":                     1,
+		head + "TCP: inuse 7 orphan 3 tw 16 alloc 9 mem 0\n":                    n,
+		"TCP6: inuse 0\nUDP6: inuse 5\n":                                        0,
+		"TCP6: inuse 23\n":                                                      n,
+		"":                                                                      0,
+		head:                                                                    1,
+		"TCP: something else\n":                                                 1,
+		"TCP: inuse many\n":                                                     1,
 	} {
-		if got := noTCP([]byte(text)); got != want {
-			t.Errorf("%q: %v, want %v", text, got, want)
+		if got := inTables([]byte(text)); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
 		}
 	}
 }
