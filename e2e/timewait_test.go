@@ -232,7 +232,7 @@ func (s portScene) present(t *testing.T, args ...string) *portsRecord {
 func TestTimewaitTellsWhoCloses(t *testing.T) {
 	clientFirst, serverFirst, clientResets, serverResets := 3607, 3613, 1277, 1279
 	if inGuest() {
-		clientFirst, serverFirst, clientResets, serverResets = 67, 71, 29, 31
+		clientFirst, serverFirst, clientResets, serverResets = 167, 173, 29, 31
 	}
 	near, far := newPortScene(t, 10000, 65000), newPortScene(t, 10000, 65000)
 	server := near.server(t, "127.0.0.1")
@@ -268,8 +268,8 @@ func TestTimewaitTellsWhoCloses(t *testing.T) {
 	if want := near.timeWaits(t) + far.timeWaits(t); v.TimeWait != want {
 		t.Errorf("%d in TIME_WAIT, want %d", v.TimeWait, want)
 	}
-	checkPlaces(t, v.closer(client.pid()), "connected", server.port)
-	checkPlaces(t, v.closer(server.pid()), "accepted", server.port)
+	checkPlaces(t, v.closer(client.pid()), v.Loss.Missed, "connected", server.port)
+	checkPlaces(t, v.closer(server.pid()), v.Loss.Missed, "accepted", server.port)
 }
 
 // closeTogether closes both ends of so many connections before either knows.
@@ -308,11 +308,16 @@ func checkCloser(t *testing.T, v *portsRecord, a *actor, first, resets, simultan
 	}
 }
 
-// checkPlaces: the stacks name the function that closes, and not all were left out.
-func checkPlaces(t *testing.T, c closerRecord, kind string, port uint16) {
+// checkPlaces: the stacks name the function that closes, and not all were left out. Of a connection
+// whose beginning the kernel kept from the programs the direction is unknown; those are counted.
+func checkPlaces(t *testing.T, c closerRecord, missed uint64, kind string, port uint16) {
 	t.Helper()
 	named := 0
 	for _, g := range c.Groups {
+		if inGuest() && g.Direction == "" && g.N <= int(missed) {
+			t.Logf("of %d %s connections the beginning was missed, and said so", g.N, kind)
+			continue
+		}
 		if at := map[string]uint16{"in": g.Lport, "out": g.Rport}[g.Direction]; at != port {
 			t.Errorf("%d %s connections of pid %d are %s on port %d, want %d", g.N, kind, c.Pid, g.Direction, at, port)
 		}

@@ -10,7 +10,7 @@
 #   scripts/vmtest.sh --refresh ...      looks for newer kernels now, not once a day
 #
 # Environment: TCPWAITD_CACHE (default .cache/vm), TCPWAITD_VM_JOBS (guests at a
-# time, default 2), TCPWAITD_VM_TIMEOUT (seconds for one guest, default 1200),
+# time, default 2), TCPWAITD_VM_TIMEOUT (seconds for one guest, default 1800),
 # TCPWAITD_MIRROR (default: the mirror apt is configured for).
 #
 # Exit: 0 all passed; 1 something failed, did not finish or ran no test; 2 usage.
@@ -22,7 +22,7 @@ mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
 out=$cache/run
 jobs=${TCPWAITD_VM_JOBS:-2}
-vm_timeout=${TCPWAITD_VM_TIMEOUT:-1200}
+vm_timeout=${TCPWAITD_VM_TIMEOUT:-1800}
 
 # What is built for the guests: test binaries of these packages, and the
 # programs those tests start (into the guest's /bin).

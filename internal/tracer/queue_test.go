@@ -53,7 +53,8 @@ func inodeOf(t *testing.T, l net.Listener) uint64 {
 	return st.Ino
 }
 
-// dialOnly makes connections that nobody accepts, and returns their ports.
+// dialOnly makes connections that nobody accepts, and returns their ports. Its end of a connection
+// is there a moment before the other one.
 func dialOnly(t *testing.T, ns *testenv.Netns, addr string, count int) []uint16 {
 	t.Helper()
 	var ports []uint16
@@ -72,6 +73,7 @@ func dialOnly(t *testing.T, ns *testenv.Netns, addr string, count int) []uint16 
 			t.Fatal(err)
 		}
 	}
+	awaitTable(t, ns, "are in the middle of their birth", func(r testenv.TCPRow) bool { return r.State == event.SynRecv }, 0)
 	return ports
 }
 
@@ -218,6 +220,7 @@ func TestLongQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
+	awaitTable(t, ns, "are told of the end", func(r testenv.TCPRow) bool { return r.State == event.CloseWait }, many)
 	tr := openIn(t, ns, Config{})
 	snap := snapshot(t, tr, event.CloseWait)
 	found := count(snap.Sockets, func(s *event.Socket) bool { return s.Listener != 0 && s.Listener == snap.Sockets[0].Listener })

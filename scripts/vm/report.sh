@@ -124,9 +124,9 @@ evidence() {
 		tail -n 40 "$dir/console.log"
 }
 
-# summary NAME...: judges and prints; fails if any guest did.
+# summary NAME...: judges and prints, what failed last; fails if any guest did.
 summary() {
-	local name dir bad=0
+	local name dir failed=()
 	for name in "$@"; do
 		dir=$out/$name
 		judge "$name"
@@ -135,14 +135,20 @@ summary() {
 			"$(count <"$dir/passed")" "$(count <"$dir/failed")" \
 			"$(count <"$dir/skipped")"
 		sed 's/^/      skipped: /' "$dir/skipped"
-		[[ $(<"$dir/verdict") == FAIL ]] || continue
-		bad=1
-		sed 's/^/      /' "$dir/problems"
+		[[ $(<"$dir/verdict") == PASS ]] || failed+=("$name")
+	done
+	for name in "${failed[@]}"; do
+		dir=$out/$name
+		row "$name"
+		echo "$name:"
 		evidence "$dir" | tr -d "\r$mark" | sed 's/^/      | /'
 		sed 's/^/      qemu: /' "$dir/qemu.log"
 		echo "      all of it: $dir/console.log"
 	done
-	return "$bad"
+	for name in "${failed[@]}"; do
+		sed "s/^/$name: /" "$out/$name/problems"
+	done
+	((${#failed[@]} == 0))
 }
 
 # facts NAME: "fact<TAB>kind hook" of the hooks in use, in doctor's order.
