@@ -15,6 +15,8 @@ struct change {
 	__u8 old_state;
 	__u8 new_state;
 	__u8 bound;
+	__u8 pad[3];
+	__u32 netns;
 };
 
 static __always_inline bool port_in(void *bitmaps, __u16 port)

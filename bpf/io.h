@@ -52,8 +52,7 @@ static __always_inline bool told_eof(struct sock *sk, int n, int flags)
 static __always_inline bool tracks_user(struct sock *sk)
 {
 	return track_users &&
-	       (!filter.netns ||
-		filter.netns == sk->__sk_common.skc_net.net->ns.inum);
+	       (!filter.netns || filter.netns == netns_of(&sk->__sk_common));
 }
 
 #define USERS	 8192 /* a power of two */
@@ -98,25 +97,36 @@ static __always_inline void remember_user(const struct record *rec,
 		*user_slot(key) = rec->evidence || !own_by_io ? key : 0;
 }
 
-/*
- * The process that reads or writes what another one did before, or nobody; and the place.
- * Threads of io_uring are its own.
- */
-static __always_inline void note_user(struct record *rec,
-				      enum evidence evidence, bool stack)
+/* True: another process did so last, or nobody. Threads of io_uring are its own. */
+__noinline bool note_user(struct record *rec, enum evidence evidence)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	__u64 start = task->group_leader->start_boottime;
 
-	if (rec->user == task->tgid && rec->user_start == start)
-		return;
-	if (current_is_kthread())
-		return;
+	if (!rec || (rec->user == task->tgid && rec->user_start == start) ||
+	    current_is_kthread())
+		return false;
 	rec->user = task->tgid;
 	rec->user_start = start;
 	rec->user_evidence = evidence;
-	if (stack)
+	return true;
+}
+
+static __always_inline void note_use(struct record *rec, enum evidence evidence,
+				     bool stack)
+{
+	if (note_user(rec, evidence) && stack)
 		rec->stacks[STACK_LAST_READ] = take_stack();
+}
+
+/* The current task is told of the end of data. */
+__noinline int note_eof(struct record *rec)
+{
+	if (!rec)
+		return 0;
+	rec->eof_at = bpf_ktime_get_ns();
+	fill_actor(&rec->eof_task, bpf_get_current_task_btf());
+	return 0;
 }
 
 /* What a read or write tells of a connection; first: nobody can have done so before. */
@@ -135,7 +145,7 @@ static __always_inline void note_io(struct sock *sk, enum evidence evidence,
 	if (first)
 		own_if_unknown(rec, evidence);
 	if (stack || tracks_user(sk))
-		note_user(rec, evidence, stack);
+		note_use(rec, evidence, stack);
 	remember_user(rec, sk);
 	young_let_go(held);
 }
@@ -148,15 +158,14 @@ note_recv_close_wait(struct record *rec, struct sock *sk, int n, int flags)
 
 	own_if_unknown(rec, EVIDENCE_READ);
 	if (stack || tracks_user(sk)) {
-		note_user(rec, EVIDENCE_READ, stack);
+		note_use(rec, EVIDENCE_READ, stack);
 		remember_user(rec, sk);
 	}
 	if (n > 0 && took_fin(sk))
 		rec->flags |= RECORD_TOOK_FIN;
 	if (rec->eof_at || !told_eof(sk, n, flags))
 		return;
-	rec->eof_at = bpf_ktime_get_ns();
-	fill_actor(&rec->eof_task, bpf_get_current_task_btf());
+	note_eof(rec);
 	if (wants_stack(sk))
 		rec->stacks[STACK_EOF] = take_stack();
 }

@@ -396,6 +396,11 @@ static __always_inline __u64 cgroup_of(struct sock *sk)
 	return sk->sk_cgrp_data.cgroup->kn->id;
 }
 
+static __always_inline __u32 netns_of(struct sock_common *skc)
+{
+	return skc->skc_net.net->ns.inum;
+}
+
 /* The number ss shows; 0 while nobody has accepted the socket. */
 static __always_inline __u64 inode_of(struct sock *sk)
 {

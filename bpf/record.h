@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The socket's record: creation, flow, owner. */
+/*
+ * The socket's record: creation, flow, owner. It is in one of two maps, and the verifier looks at
+ * whatever is done to it for each of them; at global functions (those that are not static) it
+ * looks once. They get no kernel pointers: kernels before 6.9 do not allow it. Following such a
+ * pointer to another one is what takes it longest.
+ */
 #ifndef RECORD_H
 #define RECORD_H
 
@@ -24,13 +29,19 @@ static __always_inline void fill_addresses(struct flow *flow,
 	__builtin_memcpy(flow->raddr, &skc->skc_v6_daddr, sizeof(flow->raddr));
 }
 
-static __always_inline void fill_flow(struct flow *flow,
-				      struct sock_common *skc)
+static __always_inline void fill_flow_in(struct flow *flow,
+					 struct sock_common *skc, __u32 netns)
 {
 	fill_addresses(flow, skc);
 	flow->lport = skc->skc_num;
 	flow->rport = bpf_ntohs(skc->skc_dport);
-	flow->netns = skc->skc_net.net->ns.inum;
+	flow->netns = netns;
+}
+
+static __always_inline void fill_flow(struct flow *flow,
+				      struct sock_common *skc)
+{
+	fill_flow_in(flow, skc, netns_of(skc));
 }
 
 /* The port that a closed socket gave back still stands in inet_sport. */
@@ -45,13 +56,14 @@ static __always_inline __u16 former_port(struct sock *sk)
  * Ports are 0 before connect() has chosen one and again after the socket gave it
  * back, so what is known is never overwritten by 0.
  */
-static __always_inline void remember_flow(struct record *rec, struct sock *sk)
+static __always_inline void remember_flow(struct record *rec, struct sock *sk,
+					  __u32 netns)
 {
 	struct flow now = {};
 
 	if (rec->flow.lport && rec->flow.rport)
 		return;
-	fill_flow(&now, &sk->__sk_common);
+	fill_flow_in(&now, &sk->__sk_common, netns);
 	if (!now.lport)
 		now.lport = former_port(sk);
 	if (rec->flow.lport && !now.lport)
@@ -79,19 +91,23 @@ static __always_inline void fill_actor(struct actor *to,
 	to->tid = task->pid;
 }
 
-static __always_inline void own(struct record *rec, enum evidence evidence)
-{
-	fill_task(&rec->owner, bpf_get_current_task_btf());
-	rec->evidence = evidence;
-	rec->named = 0;
-}
-
 /* Kernel threads close and connect on behalf of others (MPTCP's worker). */
 static __always_inline bool current_is_kthread(void)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
 	return task->flags & PF_KTHREAD;
+}
+
+/* The current task is the owner. */
+__noinline int own(struct record *rec, enum evidence evidence)
+{
+	if (!rec)
+		return 0;
+	fill_task(&rec->owner, bpf_get_current_task_btf());
+	rec->evidence = evidence;
+	rec->named = 0;
+	return 0;
 }
 
 static __always_inline struct record *stored_get(struct sock *sk)

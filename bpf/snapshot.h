@@ -60,7 +60,7 @@ static __always_inline void baseline(struct record *rec, struct sock *sk,
 	if (tp && is_subflow(tp))
 		rec->flags |= RECORD_SUBFLOW;
 	rec->state = sk->__sk_common.skc_state;
-	remember_flow(rec, sk);
+	remember_flow(rec, sk, netns_of(&sk->__sk_common));
 	baseline_dwell(&dwell, rec->state, tp, now);
 	rec->since = dwell.since;
 	rec->earliest = dwell.earliest;
@@ -402,7 +402,7 @@ static __noinline bool emit_holder(struct seq_file *seq,
 
 	row.fd = fd;
 	row.cookie = rec ? rec->cookie : id_of(sk);
-	row.netns = sk->__sk_common.skc_net.net->ns.inum;
+	row.netns = netns_of(&sk->__sk_common);
 	row.state = state_of(sk);
 	row.owns = rec && rec->evidence == EVIDENCE_SCAN &&
 		   rec->owner.tgid == task->tgid;

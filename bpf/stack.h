@@ -350,7 +350,8 @@ static __always_inline bool wants_stack_in(__u32 netns)
 /* Of a close. */
 static __always_inline bool wants_close_stack(struct sock *sk)
 {
-	return unwinder && wants_stack_in(sk->__sk_common.skc_net.net->ns.inum);
+	return unwinder &&
+	       wants_stack_in(filter.netns ? netns_of(&sk->__sk_common) : 0);
 }
 
 /* Of anything else. */

@@ -33,15 +33,15 @@ static __always_inline void learn_owner(struct record *rec, int old, int new)
 	if (old == TCP_LISTEN &&
 	    (new == TCP_SYN_RECV || new == TCP_ESTABLISHED))
 		rec->direction = DIRECTION_IN; /* MPTCP is born established */
-	if (new == TCP_SYN_SENT) {
+	/* Its beginning can have been missed. */
+	if (new == TCP_SYN_SENT || old == TCP_SYN_SENT)
 		rec->direction = DIRECTION_OUT;
+	if (new == TCP_SYN_SENT)
 		evidence = EVIDENCE_CONNECT;
-	} else if (new == TCP_LISTEN) {
+	else if (new == TCP_LISTEN)
 		evidence = EVIDENCE_LISTEN;
-	} else if (!rec->evidence && old == TCP_CLOSE_WAIT &&
-		   new == TCP_LAST_ACK) {
+	else if (!rec->evidence && old == TCP_CLOSE_WAIT && new == TCP_LAST_ACK)
 		evidence = EVIDENCE_CLOSE;
-	}
 	if (evidence && !current_is_kthread())
 		own(rec, evidence);
 }
@@ -162,10 +162,12 @@ static __always_inline bool has_stacks(const struct record *rec)
  * Writes the record as short as it can be. A function of its own, like all that have one of the
  * large structs: together they leave no room on the BPF stack.
  */
-static __noinline long send(const struct change *c, const struct record *rec)
+__noinline int send(const struct change *c, const struct record *rec)
 {
 	struct transition t;
 
+	if (!c || !rec)
+		return 0;
 	fill_base(&t, c, rec);
 	if (has_stacks(rec) || !is_v4(rec->flow.laddr) ||
 	    !is_v4(rec->flow.raddr)) {
@@ -278,14 +280,14 @@ static __always_inline bool makes_time_wait(struct sock *sk, struct record *rec,
 }
 
 static __always_inline void advance(struct record *rec, struct sock *sk,
-				    int old, int new)
+				    __u32 netns, int old, int new)
 {
 	identify(rec, sk);
 	/* A socket can connect anew, elsewhere. */
 	if (new == TCP_SYN_SENT)
-		fill_flow(&rec->flow, &sk->__sk_common);
+		fill_flow_in(&rec->flow, &sk->__sk_common, netns);
 	else
-		remember_flow(rec, sk);
+		remember_flow(rec, sk, netns);
 	learn_owner(rec, old, new);
 	if (new == TCP_ESTABLISHED)
 		note_connected(rec, sk);
@@ -405,7 +407,7 @@ static __always_inline void step(struct change *c, struct record *rec,
 {
 	int old = c->old_state, new = c->new_state;
 
-	advance(rec, sk, old, new);
+	advance(rec, sk, c->netns, old, new);
 	if (stack)
 		rec->stacks[new == TCP_SYN_SENT ? STACK_OPEN : STACK_CLOSE] =
 		    stack;
@@ -426,11 +428,10 @@ static __always_inline bool starts_young(struct sock *sk, int old, int new)
 	       (!is_birth(old, new) || sk->__sk_common.skc_dport);
 }
 
-/* What only the reader of the change needs. */
+/* What only the reader of the change needs, and the record may know. */
 static __always_inline void fill_told(struct change *c, struct record *rec,
 				      struct sock *sk)
 {
-	fill_change(c, sk);
 	if (c->old_state == TCP_CLOSE_WAIT)
 		fill_wait(c, rec, sk);
 	if (makes_time_wait(sk, rec, c->old_state, c->new_state))
@@ -457,8 +458,11 @@ static __noinline void transit(struct sock *sk, int old, int new, __u64 stack,
 		filtered(here);
 		return;
 	}
+	c.netns = netns_of(&sk->__sk_common);
 	if (asked || is_dated(new))
 		c.at = bpf_ktime_get_ns();
+	if (asked)
+		fill_change(&c, sk);
 	/* On its way out a socket without record gets none: it would die at once. */
 	rec = new == TCP_CLOSE ? record_get(sk)
 			       : record_create(sk, starts_young(sk, old, new));

@@ -63,13 +63,12 @@ static __always_inline struct tally *tally_of(const struct record *rec)
 }
 
 /* Counts the wait that ends with this change, and need not be told. */
-static __noinline bool tally_wait(const struct change *c,
-				  const struct record *rec)
+__noinline bool tally_wait(const struct change *c, const struct record *rec)
 {
 	struct tally *t;
 
-	if (c->bound != BOUND_EXACT || c->in_state >= SHORT_WAIT ||
-	    c->at - c->in_state <= looked_until ||
+	if (!c || !rec || c->bound != BOUND_EXACT ||
+	    c->in_state >= SHORT_WAIT || c->at - c->in_state <= looked_until ||
 	    rec->flags & RECORD_SUBFLOW || !wanted_flow(&rec->flow))
 		return false;
 	t = tally_of(rec);

@@ -213,7 +213,8 @@ type bpfOrphan struct {
 		OldState     uint8
 		NewState     uint8
 		Bound        uint8
-		_            [7]byte
+		Pad          [3]uint8
+		Netns        uint32
 	}
 	Rec bpfRecord
 }
