@@ -206,7 +206,7 @@ const firstVerdict = "at present "
 
 // verdict measures the time from the start of diagnose to the first it says of the sockets.
 func (s *stage) verdict(ctx context.Context, n int) error {
-	rounds := 3
+	rounds := 5
 	if s.quick || n > hundredThousand {
 		rounds = 1
 	}

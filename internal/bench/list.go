@@ -155,8 +155,8 @@ func (s *stage) listPatience(n int) (patience time.Duration, rounds int) {
 		return 10 * time.Second, 1
 	case n <= 10_000:
 		return 20 * time.Second, 5
-	case n <= 100_000:
-		return 30 * time.Second, 3
+	case n <= hundredThousand:
+		return 30 * time.Second, 7
 	case n <= 500_000:
 		return 20 * time.Second, 1
 	default:
@@ -164,14 +164,20 @@ func (s *stage) listPatience(n int) (patience time.Duration, rounds int) {
 	}
 }
 
+// peerRounds is how often peers are run at most with many sockets, of which each takes seconds.
+const peerRounds = 3
+
 // list runs each lister with n sockets held, by turns, and keeps the medians.
 func (s *stage) list(ctx context.Context, c *crowd) error {
 	patience, rounds := s.listPatience(c.n)
+	if err := settle(ctx); err != nil {
+		return err
+	}
 	all := map[string][]listed{}
 	for round := range s.rounds(rounds) {
 		for _, l := range s.listers() {
 			key := listKey(l.name, c.n)
-			if s.report.missing[key] != "" || (l.peer && round > 0 && c.n >= 100_000) {
+			if s.report.missing[key] != "" || (l.peer && round >= peerRounds && c.n >= hundredThousand) {
 				continue
 			}
 			if s.report.missing[listTool(l.name)] != "" {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -165,8 +166,7 @@ func (s *stage) work(ctx context.Context, name string, workers, n int, warmed fu
 			return 0, err
 		}
 	}
-	// What is left of the last run's namespaces is not this one's business.
-	if err := sleep(ctx, 200*time.Millisecond); err != nil {
+	if err := settle(ctx); err != nil {
 		return 0, err
 	}
 	if warmed != nil {
@@ -179,6 +179,45 @@ func (s *stage) work(ctx context.Context, name string, workers, n int, warmed fu
 		return 0, err
 	}
 	return time.Since(began), nil
+}
+
+// settle waits until the processors are at rest: what is left of the last run's namespaces is not the
+// next one's business. For a host that is never at rest it waits a second.
+func settle(ctx context.Context) error {
+	const (
+		window  = 50 * time.Millisecond
+		windows = 4
+		tick    = 0.01 // seconds, of /proc/stat
+	)
+	until := time.Now().Add(time.Second)
+	before, err := busy()
+	for quiet := 0; quiet < windows && err == nil && time.Now().Before(until); {
+		if err := sleep(ctx, window); err != nil {
+			return err
+		}
+		var now float64
+		now, err = busy()
+		quiet++
+		if now-before > tick*1.5 {
+			quiet = 0
+		}
+		before = now
+	}
+	return err
+}
+
+// busy is how long all processors together have been busy, seconds.
+func busy() (float64, error) {
+	proc, err := procfs.NewDefaultFS()
+	if err != nil {
+		return 0, fmt.Errorf("open /proc: %w", err)
+	}
+	stat, err := proc.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("read CPU time of the host: %w", err)
+	}
+	t := stat.CPUTotal
+	return t.User + t.Nice + t.System + t.IRQ + t.SoftIRQ, nil
 }
 
 // tellAll tells children what to do, and returns when all have answered.
