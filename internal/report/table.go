@@ -95,20 +95,19 @@ func writeBody[R any](w io.Writer, body *halves, cols []column[R], l line, order
 		}()
 	}
 	var own []byte
-	for i := range blocks {
-		buf := own
-		if i%2 == 1 {
-			buf = <-ready
-		} else {
-			own = layOut(own, body, cols, l, blocks[i])
-			buf = own
+	for i, rows := range blocks {
+		if i%2 == 0 {
+			own = layOut(own, body, cols, l, rows)
+			if _, err := w.Write(own); err != nil {
+				return err
+			}
+			continue
 		}
-		if _, err := w.Write(buf); err != nil {
+		other := <-ready
+		if _, err := w.Write(other); err != nil {
 			return err
 		}
-		if i%2 == 1 {
-			free <- buf
-		}
+		free <- other
 	}
 	return nil
 }
