@@ -114,7 +114,7 @@ func writeBody[R any](w io.Writer, body *halves, cols []column[R], l line, order
 
 // layOut lays out the rows of these numbers, in a buffer that may be used again.
 func layOut[R any](buf []byte, body *halves, cols []column[R], l line, order []int32) []byte {
-	// Nothing widens any more, so the widths are shared.
+	// All fits, so that nobody writes the widths, which are shared.
 	l.buf = buf[:0]
 	for i, r := range order {
 		if i%ahead == 0 {
@@ -336,8 +336,9 @@ func (l *line) close(i int, right bool) {
 		l.buf = append(l.buf, reset...)
 	}
 	switch {
-	case pad <= 0:
+	case pad < 0:
 		l.widths[i] = wide
+	case pad == 0: // widths that are final are shared
 	case right:
 		l.buf = appendSpaces(l.buf, pad)
 		copy(l.buf[l.start+pad:], l.buf[l.start:])
