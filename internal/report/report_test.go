@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -635,10 +636,10 @@ func manySockets(n int) *Sockets {
 	return &Sockets{Facts: &record.Facts{Clock: clock}, Cases: cases}
 }
 
-// Many rows are rendered in two halves: what is in them, their order and the width of the columns are
-// as if one after the other.
+// Many rows are rendered in two halves, and their lines in blocks by turns: what is in them, their
+// order and the width of the columns are as if one after the other.
 func TestLongTable(t *testing.T) {
-	s := manySockets(2*manyRows + 3)
+	s := manySockets(7*block + 3)
 	for i := range s.Cases.Len() {
 		c := s.Cases.At(i)
 		c.Cookie, c.RecvQ = event.Cookie(i+1), uint32(i%503)
@@ -663,6 +664,32 @@ func TestLongTable(t *testing.T) {
 				t.Fatalf("by %q: line %d is not as wide as the first:\n%s\n%s", sort, i, table[1], table[i])
 			}
 		}
+	}
+}
+
+// failing takes so many pieces.
+type failing struct{ left int }
+
+func (f *failing) Write(p []byte) (int, error) {
+	if f.left == 0 {
+		return 0, io.ErrClosedPipe
+	}
+	f.left--
+	return len(p), nil
+}
+
+// Who reads goes away in the middle: it is told, and nobody is left waiting.
+func TestLongTableToNobody(t *testing.T) {
+	l, err := NewList(Options{Format: Table})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for left := range 8 {
+		synctest.Test(t, func(t *testing.T) {
+			if err := l.Write(&failing{left}, manySockets(7*block)); !errors.Is(err, io.ErrClosedPipe) {
+				t.Errorf("after %d pieces: %v", left, err)
+			}
+		})
 	}
 }
 
