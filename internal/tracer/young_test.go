@@ -26,7 +26,8 @@ func hold(t *testing.T, ns *testenv.Netns, n int) *ends {
 		if err != nil {
 			return err
 		}
-		defer l.Close()
+		// Before 6.17 a pass leaves out the first bucket of the table where nobody listens (docs/limits.md).
+		t.Cleanup(func() { l.Close() })
 		for range n {
 			client, err := net.Dial("tcp", l.Addr().String())
 			if err != nil {
@@ -164,11 +165,10 @@ func TestMoreSocketsThanPlaces(t *testing.T) {
 	}
 	closeAll(t, c.servers)
 	collect(t, tr, func(got []event.Transition) bool { return count(got, entersCloseWait) >= many })
+	awaitTable(t, ns, "mini-sockets have taken the servers' places", func(r testenv.TCPRow) bool {
+		return r.State == event.FinWait2 && r.Inode == 0
+	}, many)
 	found := waits(t, tr).Sockets
-	// Until 6.16 the pass over the table can miss one while mini-sockets take the servers' places.
-	for end := time.Now().Add(patience); len(found) < many && time.Now().Before(end); {
-		found = waits(t, tr).Sockets
-	}
 	for i := range found {
 		s := &found[i]
 		if s.Owner.Pid != uint32(os.Getpid()) || s.Evidence != event.EvidenceConnect || s.Bound != event.Exact {

@@ -116,7 +116,7 @@ evidence() {
 	local dir=$1 file
 	for file in "$dir"/test.*.section; do
 		[[ ! -s ${file%.section}.failed ]] ||
-			failing_output "$file" | tail -n 60
+			failing_output "$file" | grep -v '=== NAME' | tail -n 60
 	done
 	[[ ! -s $dir/doctor.err.section || $(exit_of "$dir/doctor") == 0 ]] ||
 		tail -n 20 "$dir/doctor.err.section"
