@@ -107,6 +107,7 @@ failing_output() {
 		function top(name) { sub("/.*", "", name); return name }
 		FILENAME == ARGV[1] { failed[top($1)] = 1; next }
 		$1 ~ mark "===$" { current = top($3) }
+		$2 == "NAME" { next }
 		current in failed || current == "" && !/^ *$/' \
 		"${1%.section}.failed" "$1"
 }
@@ -116,7 +117,7 @@ evidence() {
 	local dir=$1 file
 	for file in "$dir"/test.*.section; do
 		[[ ! -s ${file%.section}.failed ]] ||
-			failing_output "$file" | grep -v '=== NAME' | tail -n 60
+			failing_output "$file" | tail -n 60
 	done
 	[[ ! -s $dir/doctor.err.section || $(exit_of "$dir/doctor") == 0 ]] ||
 		tail -n 20 "$dir/doctor.err.section"
