@@ -125,7 +125,8 @@ func (w *narrow) closeTogether() {
 		if err != nil {
 			return err
 		}
-		self := &unix.SockaddrInet4{Addr: loopback.As4(), Port: lowPort}
+		// Out of the range that connect() chooses from.
+		self := &unix.SockaddrInet4{Addr: loopback.As4(), Port: 7998}
 		return errors.Join(unix.Bind(fd, self), unix.Connect(fd, self), unix.Close(fd))
 	}))
 }

@@ -14,7 +14,10 @@ func endAtOnce(t *testing.T, ns *testenv.Netns) (port uint16) {
 	t.Helper()
 	c := hold(t, ns, n)
 	for i := range c.clients {
-		closeAll(t, []*net.TCPConn{c.servers[i], c.clients[i]})
+		closeAll(t, c.servers[i:i+1])
+		// A FIN that ksoftirqd delivers can come after a close() that waits for nothing.
+		readEOF(t, c.clients[i])
+		closeAll(t, c.clients[i:i+1])
 	}
 	return uint16(c.servers[0].LocalAddr().(*net.TCPAddr).Port)
 }
@@ -60,7 +63,11 @@ func short(t *testing.T, tr *Tracer, port uint16) (n int) {
 func TestShortWaitsAreCounted(t *testing.T) {
 	ns := testenv.NewNetns(t)
 	tr := openIn(t, ns, Config{Live: true, Ends: true, Filter: event.Filter{States: event.SetOf(event.CloseWait)}})
-	port := endAtOnce(t, ns)
+	countedOrTold(t, tr, endAtOnce(t, ns))
+}
+
+func countedOrTold(t *testing.T, tr *Tracer, port uint16) {
+	t.Helper()
 	ends := told(t, tr)
 	for _, e := range ends {
 		if e.InState < event.ShortWait {
@@ -88,10 +95,7 @@ func TestWaitsOfALookAreTold(t *testing.T) {
 		t.Errorf("%d told and %d counted, want %d told", len(ends), counted, n)
 	}
 	// Once the look is over they are counted again.
-	port = endAtOnce(t, ns)
-	if ends, counted := told(t, tr), short(t, tr, port); len(ends)+counted != n || counted < n-len(ends) {
-		t.Errorf("%d told and %d counted, want %d together", len(ends), counted, n)
-	}
+	countedOrTold(t, tr, endAtOnce(t, ns))
 }
 
 // What the filter keeps back is not counted either.
