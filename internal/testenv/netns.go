@@ -31,6 +31,25 @@ func (n *Netns) Do(fn func() error) error { return netns.Do(n.Path, fn) }
 // iproute2.
 func NewNetns(tb testing.TB) *Netns {
 	tb.Helper()
+	return newNetns(tb, func() error { return nil })
+}
+
+// NewNetnsOfOneBucket makes one whose connections all stand in the first bucket of a table of its
+// own. Needs Linux 6.1.
+func NewNetnsOfOneBucket(tb testing.TB) *Netns {
+	tb.Helper()
+	return newNetns(tb, func() error {
+		// The setting is the parent's, which is left at once.
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unshare: %w", err)
+		}
+		return os.WriteFile("/proc/sys/net/ipv4/tcp_child_ehash_entries", []byte("1"), 0)
+	})
+}
+
+// newNetns calls before on the thread that will make the namespace.
+func newNetns(tb testing.TB, before func() error) *Netns {
+	tb.Helper()
 	RequireRoot(tb)
 	name := "tcpwaitd-test-" + strings.ToLower(rand.Text()[:8])
 	n := &Netns{Name: name, Path: filepath.Join(netnsDir, name)}
@@ -45,7 +64,7 @@ func NewNetns(tb testing.TB) *Netns {
 	tb.Cleanup(func() { n.remove(tb) })
 
 	made := make(chan error, 1)
-	go func() { made <- n.make() }()
+	go func() { made <- n.make(before) }()
 	if err := <-made; err != nil {
 		tb.Fatalf("make namespace %s: %v", name, err)
 	}
@@ -54,15 +73,18 @@ func NewNetns(tb testing.TB) *Netns {
 
 // make must run on a goroutine of its own that ends with it: the thread stays in the new
 // namespace and locked, so Go ends it.
-func (n *Netns) make() (err error) {
+func (n *Netns) make(before func() error) (err error) {
 	runtime.LockOSThread()
 	if unix.Gettid() == os.Getpid() {
 		// Go cannot end the main thread, and /proc/PID/ns/net shows it. While it is held here
 		// the next goroutine gets another one.
 		defer runtime.UnlockOSThread()
 		made := make(chan error, 1)
-		go func() { made <- n.make() }()
+		go func() { made <- n.make(before) }()
 		return <-made
+	}
+	if err := before(); err != nil {
+		return err
 	}
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("unshare: %w", err)

@@ -10,14 +10,14 @@ import (
 // inode and was met at no process. Most were closed, or passed on, between the pass over the
 // sockets and that over the descriptors. What is gone by now is left out; what is still there
 // has the holders of both passes.
-func (t *Tracer) lookAgain(ctx context.Context, all *rows, snap *event.Snapshot) error {
+func (t *Tracer) lookAgain(ctx context.Context, opts SnapshotOptions, all *rows, snap *event.Snapshot) error {
 	unheld := all.unheld()
 	if len(unheld) == 0 {
 		return nil
 	}
 	var second rows
 	scratch := &event.Snapshot{ReadNetns: map[uint32]bool{}, UnreadNetns: map[uint32]string{}}
-	if err := t.readPasses(ctx, true, &second, scratch); err != nil {
+	if err := t.readPasses(ctx, opts, &second, scratch); err != nil {
 		return err
 	}
 	now := map[uint64]*bpfSocketRow{}

@@ -132,14 +132,14 @@ func (t *Tracer) look(ctx context.Context, opts SnapshotOptions, snap *event.Sna
 	}
 	snap.From, snap.ReadNetns, snap.UnreadNetns = Now(), map[uint32]bool{}, map[uint32]string{}
 	all := &rows{}
-	if err := t.readPasses(ctx, opts.Holders, all, snap); err != nil {
+	if err := t.readPasses(ctx, opts, all, snap); err != nil {
 		return nil, err
 	}
 	if err := t.maps.Variables["snapshot_met"].Get(&snap.Met); err != nil {
 		return nil, fmt.Errorf("read snapshot_met: %w", err)
 	}
 	if opts.Holders {
-		if err := t.lookAgain(ctx, all, snap); err != nil {
+		if err := t.lookAgain(ctx, opts, all, snap); err != nil {
 			return nil, err
 		}
 	}
@@ -151,7 +151,7 @@ func (t *Tracer) look(ctx context.Context, opts SnapshotOptions, snap *event.Sna
 // side: neither pass changes what the other sees. Who watches reads the sockets first: what is
 // accepted after that has a record, and its first read names the owner; of others without one the
 // pass over descriptors makes a holder the owner. lookAgain settles what came between.
-func (t *Tracer) readPasses(ctx context.Context, holders bool, all *rows, snap *event.Snapshot) error {
+func (t *Tracer) readPasses(ctx context.Context, opts SnapshotOptions, all *rows, snap *event.Snapshot) error {
 	var files rows
 	var failed error
 	readFiles := func() {
@@ -159,17 +159,17 @@ func (t *Tracer) readPasses(ctx context.Context, holders bool, all *rows, snap *
 		files.sortHolders()
 	}
 	beside := func() {}
-	if holders && !t.cfg.Live {
+	if opts.Holders && !t.cfg.Live {
 		beside = readFiles
 	}
 	err := errors.Join(t.readSockets(ctx, all, snap, beside), t.forgetQueued())
-	if holders && t.cfg.Live && err == nil {
+	if opts.Holders && t.cfg.Live && err == nil {
 		readFiles()
 	}
-	if err = errors.Join(err, failed); err != nil || !holders {
+	if err = errors.Join(err, failed); err != nil || !opts.Holders {
 		return err
 	}
-	return t.joinHolders(ctx, all, &files, snap)
+	return t.joinHolders(ctx, opts.States, all, &files, snap)
 }
 
 // Users returns the processes that held sockets when the watching began.
@@ -350,7 +350,7 @@ func (t *Tracer) wantsNetns(inode uint32) bool {
 }
 
 // joinHolders adds the descriptors, and the sockets only they lead to.
-func (t *Tracer) joinHolders(ctx context.Context, all, files *rows, snap *event.Snapshot) error {
+func (t *Tracer) joinHolders(ctx context.Context, states event.StateSet, all, files *rows, snap *event.Snapshot) error {
 	listed := all.sockets.n
 	all.addSockets(files, func(*bpfSocketRow) bool { return true })
 	all.tasks, all.held, all.index, all.listening, all.spots = files.tasks, files.held, files.index, files.listening, files.spots
@@ -362,8 +362,10 @@ func (t *Tracer) joinHolders(ctx context.Context, all, files *rows, snap *event.
 			snap.UnreadNetns[n] = "no process lives in it and no name leads to it; only sockets that a process holds were read"
 		}
 	}
-	if len(snap.UnreadNetns) > 0 {
-		if err := t.readHeld(ctx, all, snap); err != nil {
+	if hidden := t.hidden(states, all, snap); len(snap.UnreadNetns) > 0 || len(hidden) > 0 {
+		if err := t.readHeld(ctx, all, func(row *bpfSocketRow) bool {
+			return !snap.ReadNetns[row.Flow.Netns] || hidden[event.Cookie(row.Cookie)]
+		}); err != nil {
 			return err
 		}
 	}
@@ -373,9 +375,9 @@ func (t *Tracer) joinHolders(ctx context.Context, all, files *rows, snap *event.
 	return nil
 }
 
-// readHeld adds the sockets of namespaces that nobody can enter, as far as somebody has
-// a descriptor of them.
-func (t *Tracer) readHeld(ctx context.Context, all *rows, snap *event.Snapshot) error {
+// readHeld adds sockets that no pass over the tables shows, as far as somebody has a descriptor of
+// them.
+func (t *Tracer) readHeld(ctx context.Context, all *rows, wanted func(*bpfSocketRow) bool) error {
 	var held rows
 	if err := t.set("snapshot_held", flag(true)); err != nil {
 		return err
@@ -383,7 +385,7 @@ func (t *Tracer) readHeld(ctx context.Context, all *rows, snap *event.Snapshot) 
 	if err := errors.Join(t.readIter(ctx, factHolders, &held), t.set("snapshot_held", flag(false))); err != nil {
 		return err
 	}
-	all.addSockets(&held, func(row *bpfSocketRow) bool { return !snap.ReadNetns[row.Flow.Netns] })
+	all.addSockets(&held, wanted)
 	return nil
 }
 

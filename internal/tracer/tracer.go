@@ -34,6 +34,8 @@ type Tracer struct {
 
 	unwinder    Unwinder
 	unwinderWhy string
+	// hides: the kernel's pass over the tables can leave sockets out.
+	hides bool
 	// users are the processes that held sockets when the watching began.
 	users map[uint32]bool
 	first *Look
@@ -83,6 +85,7 @@ func Open(cfg Config) (_ *Tracer, err error) {
 		return nil, &CannotRunError{Cause: "cannot read the kernel's BTF", Cure: cureBTF, Err: err}
 	}
 	t.chooseUnwinder(types)
+	t.hides = passHides(types)
 	if spec, err = t.load(spec, types, hz); err != nil {
 		return nil, err
 	}

@@ -11,7 +11,10 @@ import (
 )
 
 // ends are both ends of connections that this process holds.
-type ends struct{ clients, servers []*net.TCPConn }
+type ends struct {
+	listener         net.Listener
+	clients, servers []*net.TCPConn
+}
 
 func hold(t *testing.T, ns *testenv.Netns, n int) *ends {
 	t.Helper()
@@ -26,7 +29,7 @@ func hold(t *testing.T, ns *testenv.Netns, n int) *ends {
 		if err != nil {
 			return err
 		}
-		// Before 6.17 a pass leaves out the first bucket of the table where nobody listens (docs/limits.md).
+		c.listener = l
 		t.Cleanup(func() { l.Close() })
 		for range n {
 			client, err := net.Dial("tcp", l.Addr().String())
