@@ -137,6 +137,15 @@ func path(of []event.Transition) []event.State {
 	return states
 }
 
+// awaitCloseWait waits until the peer of a client has its FIN, which ksoftirqd can deliver after the
+// call that sent it.
+func awaitCloseWait(t *testing.T, ns *testenv.Netns, client uint16) {
+	t.Helper()
+	awaitTable(t, ns, "are told of the end", func(r testenv.TCPRow) bool {
+		return r.State == event.CloseWait && r.Rport == client
+	}, 1)
+}
+
 func count[T any](list []T, ok func(*T) bool) int {
 	var c int
 	for i := range list {

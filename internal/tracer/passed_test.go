@@ -36,6 +36,7 @@ func waiting(t *testing.T, ns *testenv.Netns) (f *os.File, port uint16) {
 	p.server.Close()
 	port = localPort(p.client)
 	p.client.Close()
+	awaitCloseWait(t, ns, port)
 	return f, port
 }
 

@@ -149,6 +149,7 @@ func TestNamespaceThatNobodyCanEnter(t *testing.T) {
 			for _, p := range connect(t, ns, l, n) {
 				p.client.Close()
 			}
+			awaitTable(t, ns, "wait", func(r testenv.TCPRow) bool { return r.State == event.CloseWait }, n)
 			if err := unix.Unmount(ns.Path, unix.MNT_DETACH); err != nil {
 				t.Fatal(err)
 			}

@@ -210,6 +210,7 @@ func TestLossIsCounted(t *testing.T) {
 	for _, p := range connect(t, ns, l, n) {
 		p.client.Close()
 	}
+	awaitTable(t, ns, "wait", func(r testenv.TCPRow) bool { return r.State == event.CloseWait }, n)
 	var received uint64
 	if err := tr.Drain(func(*event.Transition) error { received++; return nil }); err != nil {
 		t.Fatal(err)

@@ -68,6 +68,7 @@ func TestLastUser(t *testing.T) {
 			if err := p.client.(*net.TCPConn).CloseWrite(); err != nil {
 				t.Fatal(err)
 			}
+			awaitCloseWait(t, ns, port)
 			b.do("read 3")
 			is(b.pid, event.EvidenceRead, factRead, event.CloseWait)
 			a.do("write 3")
@@ -125,7 +126,7 @@ func TestEndOfAWait(t *testing.T) {
 			if err := p.client.(*net.TCPConn).CloseWrite(); err != nil {
 				t.Fatal(err)
 			}
-			// The FIN is there before the first command: loopback delivers in the system call.
+			awaitCloseWait(t, ns, localPort(p.client))
 			run.act(c)
 			all := collect(t, tr, func(got []event.Transition) bool { return count(got, leavesCloseWait) == 1 })
 			for i := range all {
