@@ -3,6 +3,7 @@ package tracer
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -131,6 +132,12 @@ func TestSequenceNumbers(t *testing.T) {
 	p := connect(t, ns, l, 1)[0]
 	write(t, p.client, 7)
 	write(t, p.server, 23)
+	// What one has sent the other has to have, before their numbers are compared.
+	for _, bytes := range []uint32{7, 23} {
+		awaitTable(t, ns, fmt.Sprintf("have %d bytes unread", bytes), func(r testenv.TCPRow) bool {
+			return r.State == event.Established && r.RecvQ == bytes
+		}, 1)
+	}
 	checkEnds(t, tr, p, event.Established, event.Established)
 	if err := p.client.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
