@@ -122,11 +122,17 @@ func TestEndOfAWait(t *testing.T) {
 			tr := openIn(t, ns, Config{Live: true, Users: true})
 			p := connect(t, ns, listen(t, ns, "127.0.0.1:0"), 1)[0]
 			c := giveAway(t, p.server)
+			port := localPort(p.client)
 			write(t, p.client, data)
+			// The kernel joins the FIN to the data, so that whoever reads all has it, only where the sender
+			// has let go of the data.
+			awaitTable(t, ns, "have all acknowledged", func(r testenv.TCPRow) bool {
+				return r.Lport == port && r.SendQ == 0
+			}, 1)
 			if err := p.client.(*net.TCPConn).CloseWrite(); err != nil {
 				t.Fatal(err)
 			}
-			awaitCloseWait(t, ns, localPort(p.client))
+			awaitCloseWait(t, ns, port)
 			run.act(c)
 			all := collect(t, tr, func(got []event.Transition) bool { return count(got, leavesCloseWait) == 1 })
 			for i := range all {
