@@ -2,6 +2,7 @@ package tracer
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -62,8 +63,15 @@ func command(words []string) (string, error) {
 	var b [1]byte
 	switch words[0] {
 	case "read":
-		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1); err != nil {
-			return "", err
+		for {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+			if err == nil {
+				break
+			}
+			// Go preempts threads by signals, and poll() is never restarted.
+			if !errors.Is(err, unix.EINTR) {
+				return "", err
+			}
 		}
 		n, err := unix.Read(fd, b[:])
 		return fmt.Sprint(n), err
