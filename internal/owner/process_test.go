@@ -18,6 +18,9 @@ import (
 	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
+// patience bounds waiting for a fact; slow emulated machines need most of it.
+const patience = 60 * time.Second
+
 func newResolver(tb testing.TB, o owner.Options) *owner.Resolver {
 	tb.Helper()
 	r, err := owner.New(o)
@@ -100,8 +103,9 @@ func TestLookupRemembersTheDead(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	alive := lookupProgram(t, r, taskOf(t, cmd.Process.Pid), "cat")
+	// Before it ran the program it had the name of this one.
 	task := taskOf(t, cmd.Process.Pid)
-	alive := lookupProgram(t, r, task, "cat")
 	_ = stdin.Close()
 	_ = cmd.Wait()
 
@@ -128,7 +132,7 @@ func TestLookupZombieIsGone(t *testing.T) {
 	task := taskOf(t, cmd.Process.Pid)
 	_ = stdin.Close()
 	r := newResolver(t, owner.Options{})
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		_, err := r.Lookup(task)
 		if errors.Is(err, owner.ErrGone) {
 			return
@@ -139,13 +143,13 @@ func TestLookupZombieIsGone(t *testing.T) {
 	}
 }
 
-// lookupProgram waits until the process runs the program and has its arguments: exec.Cmd's
+// lookupProgram waits until the process runs the program and has its name and arguments: exec.Cmd's
 // Start returns while the kernel is still at it.
 func lookupProgram(t *testing.T, r *owner.Resolver, task event.Task, name string) owner.Process {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		p, err := r.Lookup(task)
-		if err == nil && len(p.Cmdline) > 0 && strings.HasSuffix(p.Cmdline[0], name) {
+		if err == nil && p.Comm == name && len(p.Cmdline) > 0 && strings.HasSuffix(p.Cmdline[0], name) {
 			return p
 		}
 		if time.Now().After(end) {
@@ -171,7 +175,7 @@ func TestLookupSeesExec(t *testing.T) {
 	if _, err := stdin.Write([]byte("\n")); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		after, err := r.Lookup(task)
 		if err != nil {
 			t.Fatal(err)
