@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every wait for a fact.
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 // end is one end of a connection on loopback.
 type end struct {

@@ -75,7 +75,7 @@ func mountCgroups(tb testing.TB, kind, options string) *Cgroups {
 }
 
 // cgroupPatience is for processes that have ended to leave their groups.
-const cgroupPatience = 10 * time.Second
+const cgroupPatience = 60 * time.Second
 
 // New makes the group and those above it; what it made ends with the test. Processes have to
 // be gone by then.
