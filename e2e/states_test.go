@@ -232,11 +232,23 @@ func (z *zoo) zombie(t *testing.T) {
 // fullListener has one connection in its queue, and no place for another.
 func (z *zoo) fullListener(t *testing.T) (addr unix.Sockaddr) {
 	t.Helper()
-	_, addr = z.listen(t, 0, func(int) error { return nil })
+	fd, addr := z.listen(t, 0, func(int) error { return nil })
 	first := newEnd(t, z.socket(t))
 	if err := unix.Connect(first.fd, addr); err != nil {
 		t.Fatal(err)
 	}
+	// connect() returns before the queue has it: ksoftirqd can deliver the last ACK later, and
+	// until then others are answered, too.
+	waitFor(t, func() string {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Unacked != 1 { // of a listener: the length of its queue
+			return fmt.Sprintf("%d in the queue of a listener, want 1", info.Unacked)
+		}
+		return ""
+	})
 	return addr
 }
 
