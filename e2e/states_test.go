@@ -337,10 +337,14 @@ func (z *zoo) atRest(t *testing.T) {
 	})
 }
 
-// acknowledged waits until every FIN is: that of a leaker's peer takes a moment.
+// acknowledged waits until every FIN is: the other end is in its new state before it sends
+// the ACK, which it may put off for 40 ms.
 func acknowledged(t *testing.T, ns *testenv.Netns) {
 	t.Helper()
-	becomes(t, "every FIN is acknowledged", func() bool { return kernelStates(t, ns.Path)["FIN_WAIT1"] == 0 })
+	becomes(t, "every FIN is acknowledged", func() bool {
+		all := kernelStates(t, ns.Path)
+		return all["FIN_WAIT1"]+all["CLOSING"]+all["LAST_ACK"] == 0
+	})
 }
 
 // kernelStates counts /proc/net/tcp and tcp6 of a namespace.
@@ -702,6 +706,7 @@ func TestStatesFilter(t *testing.T) {
 	for range n {
 		z.finWait2(t, false)
 	}
+	acknowledged(t, ns)
 	for state, want := range map[string]map[string]int{
 		"syn-recv":             {"SYN_RECV": n},
 		"new-syn-recv":         {"NEW_SYN_RECV": n},
@@ -837,6 +842,7 @@ func TestDwellInFinWait2(t *testing.T) {
 		z.finWait2(t, false)
 		z.finWait2(t, true)
 	}
+	acknowledged(t, ns)
 	first := states(t, append(ownNetns(ns), "--dwell", "--for", "0")...)
 	if held, orphans := first.row(t, "FIN_WAIT2", false), first.row(t, "FIN_WAIT2", true); held.Sockets != n || held.LimitNS != 0 ||
 		orphans.Sockets > n || orphans.LimitNS != int64(3*time.Second) {
