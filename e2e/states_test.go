@@ -34,6 +34,8 @@ type zoo struct {
 
 func newZoo(t *testing.T, ns *testenv.Netns, v6 bool) *zoo {
 	t.Helper()
+	// As in newNarrow.
+	setting(t, ns, "tcp_rfc1337", "1")
 	z := &zoo{ns: ns, v6: v6}
 	z.listener, z.addr = z.listen(t, n, func(fd int) error {
 		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096)

@@ -148,6 +148,8 @@ func newPortScene(t *testing.T, low, high int) portScene {
 	s.sysctl(t, "ip_local_port_range", fmt.Sprint(low, " ", high))
 	// The default takes over between loopback addresses.
 	s.sysctl(t, "tcp_tw_reuse", "0")
+	// As in newNarrow.
+	s.sysctl(t, "tcp_rfc1337", "1")
 	return s
 }
 
