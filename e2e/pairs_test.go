@@ -157,7 +157,8 @@ func cookieOf(t *testing.T, fd int) uint64 {
 	return c
 }
 
-// peerCloses ends the client's side, and waits until the server's is in CLOSE_WAIT.
+// peerCloses ends the client's side, and waits until the server's is in CLOSE_WAIT, and the
+// client's knows: the ACK may be put off.
 func (e *ends) peerCloses(t *testing.T, keep bool) {
 	t.Helper()
 	if keep {
@@ -166,6 +167,11 @@ func (e *ends) peerCloses(t *testing.T, keep bool) {
 		e.close(t, &e.client)
 	}
 	becomes(t, "CLOSE_WAIT", func() bool { return stateOf(t, e.server) == event.CloseWait })
+	becomes(t, "an acknowledged FIN", func() bool {
+		return !slices.ContainsFunc(testenv.TCPTable(t, e.clientNS.Path), func(r testenv.TCPRow) bool {
+			return r.Lport == e.from && r.State == event.FinWait1
+		})
+	})
 }
 
 func addr(text string) netip.AddrPort { return netip.MustParseAddrPort(text) }
@@ -190,6 +196,7 @@ func TestPairsInOneNamespace(t *testing.T) {
 	} {
 		o.N, o.Netns = n, ns.Path
 		leak := testenv.StartLeaker(t, o)
+		acknowledged(t, ns)
 		port := "-L"
 		if o.Cause == "out_eof" {
 			port = "-D"
@@ -440,6 +447,16 @@ func TestPairsThroughProxy(t *testing.T) {
 			return waits == n
 		})
 	}
+	// The server's kernel may put off the ACK for the proxy's FIN, and it is in CLOSE_WAIT before.
+	becomes(t, fmt.Sprintf("the proxy has passed on %d ends", n), func() bool {
+		passed := 0
+		for _, r := range testenv.TCPTable(t, ns.Path) {
+			if r.Rport == back && r.State == event.FinWait2 {
+				passed++
+			}
+		}
+		return passed == n
+	})
 	becomes(t, "the waits are stuck", func() bool {
 		sockets := paired(t, "--netns", inode(ns), "--min-dwell", "1ms")
 		return len(sockets) == 2*n
