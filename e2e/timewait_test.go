@@ -254,6 +254,8 @@ func TestTimewaitTellsWhoCloses(t *testing.T) {
 	})
 	far.await(t, both, "in TIME_WAIT", func(r testenv.TCPRow) bool { return r.State == event.TimeWait })
 
+	// No more come, but on a slow machine the 60 s of the first are up meanwhile.
+	most := near.timeWaits(t) + far.timeWaits(t)
 	v := portsSeen(t, w)
 	checkCloser(t, v, client, clientFirst, clientResets, 0)
 	checkCloser(t, v, server, serverFirst, serverResets, 0)
@@ -267,8 +269,8 @@ func TestTimewaitTellsWhoCloses(t *testing.T) {
 		t.Errorf("others, too: %+v, %+v", v.Closers, v.Resets)
 	}
 	// Some are gone again: where the server closes first, the client's port is free for the next.
-	if want := near.timeWaits(t) + far.timeWaits(t); v.TimeWait != want {
-		t.Errorf("%d in TIME_WAIT, want %d", v.TimeWait, want)
+	if least := near.timeWaits(t) + far.timeWaits(t); v.TimeWait < least || v.TimeWait > most {
+		t.Errorf("%d in TIME_WAIT, want %d to %d", v.TimeWait, least, most)
 	}
 	checkPlaces(t, v.closer(client.pid()), v.Loss.Missed, "connected", server.port)
 	checkPlaces(t, v.closer(server.pid()), v.Loss.Missed, "accepted", server.port)
