@@ -684,6 +684,8 @@ func TestTimewaitNamesTheGone(t *testing.T) {
 		<-c.ended
 		pids = append(pids, c.pid())
 	}
+	// Until the server has closed its end, too, these are in FIN_WAIT2.
+	s.awaitMade(t, n)
 	killed := s.party(t, "dial", "-to", server.addr(), "-plan", fmt.Sprint("b=", n))
 	killed.said(t, fmt.Sprint("kept ", n))
 	killed.stop()
@@ -729,6 +731,7 @@ func TestTimewaitHealthy(t *testing.T) {
 	w := watchPorts(t, s)
 	s.party(t, "dial", "-to", server.addr(), "-plan", "c=23,s=23").counts(t)
 	s.awaitMade(t, 46)
+	server.drained(t, s) // the client's port is in use until its FIN is acknowledged
 	v := portsSeen(t, w)
 	// The budget of so few says nothing of its end, either.
 	if len(v.Advice) == 0 || !strings.Contains(v.Advice[0], "othing is wrong") || strings.Contains(strings.Join(v.Advice, " "), "does not help") {
