@@ -42,8 +42,10 @@ func TestStateMachine(t *testing.T) {
 		}
 		return ""
 	})
-	tail.interrupt(t).want(t, 0)
-	if diff := cmp.Diff(slices.Sorted(maps.Keys(want)), seen.all()); diff != "" {
+	w.must(tail.cmd.Process.Signal(unix.SIGINT))
+	got := seen.all() // before wait, which reads from there as well
+	tail.wait(t).want(t, 0)
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(want)), got); diff != "" {
 		t.Errorf("the machine and what was seen differ:\n%s", diff)
 	}
 }
