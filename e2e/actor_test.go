@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/tcpwaitd/tcpwaitd/internal/event"
 	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
@@ -149,7 +150,9 @@ func (s *scene) innocents(t *testing.T) {
 	s.await(t, 5, "established at the innocent server", func(r testenv.TCPRow) bool {
 		return r.Lport == server.port && r.Inode != 0 && r.State.String() == "ESTABLISHED"
 	})
-	s.awaitWaits(t, 0, server.port, 0)
+	s.await(t, 0, "in CLOSE_WAIT at the innocent server", func(r testenv.TCPRow) bool {
+		return r.Lport == server.port && r.State == event.CloseWait
+	})
 }
 
 // actorSource is the path of a file in testdata/scenarios_b.
