@@ -426,6 +426,7 @@ func TestHarmlessWhereAccepted(t *testing.T) {
 	w := newNarrow(t)
 	good := w.serve(loopback, closesFirst)
 	w.wantCount("ports", w.churn(plenty, from{}, good, hangUpSecond), plenty)
+	w.awaitClients(good, event.LastAck, 0) // until then the last server is in FIN_WAIT2
 	at := len(w.servers(good, event.TimeWait))
 	w.advised("Nothing is wrong here", "there is nothing to tune", fmt.Sprint(at, " TIME_WAIT stand at the end that accepted"))
 	// tcp_tw_reuse does not concern them.
@@ -606,6 +607,7 @@ func TestAdviceCloseYourSide(t *testing.T) {
 	}
 	s.release()
 	w.awaitClients(s, event.CloseWait, 0)
+	w.awaitClients(s, event.LastAck, 0) // which keep their ports as well
 	w.wantCount("ports after close()", w.churn(1, from{}, s, hangUpFirst), 1)
 }
 
@@ -838,6 +840,8 @@ func TestSamePortComesAgain(t *testing.T) {
 		}))
 		// There is one at each return of the client, and never more.
 		w.awaitServers(s, event.TimeWait, 1)
+		// Its ACK may not have come yet, and bind() would not give the client's port again.
+		w.awaitClients(s, event.LastAck, 0)
 		if t.Failed() {
 			t.Fatalf("after %d", again)
 		}
