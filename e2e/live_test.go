@@ -18,7 +18,8 @@ func monotonic() int64 {
 	return ts.Nano()
 }
 
-// Dwell of finished waits, against the clock readings around both close() calls.
+// Dwell of finished waits, against the clock readings around both close() calls. The FIN may be
+// delivered after the peer's close() has returned; a wait has begun when it was seen.
 func TestTailTimesWaits(t *testing.T) {
 	ns := testNetns(t)
 	tail := start(t, "tail", "-o", "json", "--netns", inode(ns), "--state", "close-wait")
@@ -27,7 +28,7 @@ func TestTailTimesWaits(t *testing.T) {
 	want := map[uint16]truth{}
 	for line := range leak.Lines {
 		if s := line.Socket; s != nil && line.CloseBefore != 0 {
-			want[s.Rport] = truth{time.Duration(line.CloseBefore - s.After), time.Duration(line.CloseAfter - s.Before)}
+			want[s.Rport] = truth{time.Duration(line.CloseBefore - s.Seen), time.Duration(line.CloseAfter - s.Before)}
 		}
 		if len(want) == n {
 			break
