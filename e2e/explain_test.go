@@ -348,6 +348,7 @@ func finWaitEnds(there bool) func(*testing.T, *testenv.Netns) {
 	return func(t *testing.T, ns *testenv.Netns) {
 		t.Helper()
 		e := inCloseWait(t, ns, true)
+		acknowledged(t, ns)
 		x := explain(t, cookieOf(t, e.client))
 		if x.State != "FIN_WAIT2" || x.Cause != "" || x.Peer == nil || x.Peer.State != "CLOSE_WAIT" || x.Peer.Cookie != cookieOf(t, e.server) {
 			t.Errorf("%+v, peer %+v", x, x.Peer)

@@ -118,6 +118,7 @@ func TestKillDryRunChangesNothing(t *testing.T) {
 	ns := testNetns(t)
 	leak := testenv.StartLeaker(t, testenv.Options{Cause: "eof_ignored", N: n, Netns: ns.Path})
 	queue := testenv.StartLeaker(t, testenv.Options{Cause: "unaccepted", N: n, Netns: ns.Path})
+	acknowledged(t, ns)
 	before := killTable(t, ns)
 	for _, args := range [][]string{{}, {"-o", "wide"}, {"-o", "json"}, {"-o", "csv"}, {"--limit", "7"}} {
 		r := run(t, append([]string{"kill", "--netns", inode(ns)}, args...)...).want(t, 0)
@@ -219,6 +220,7 @@ func TestKillRefuses(t *testing.T) {
 	ns := testNetns(t)
 	half := testenv.StartLeaker(t, testenv.Options{Cause: "half_close", N: n, Netns: ns.Path})
 	live, listener := killConnected(t, ns)
+	acknowledged(t, ns)
 	before := killTable(t, ns)
 	alone := func(r result, code int, reason string, count int) {
 		t.Helper()

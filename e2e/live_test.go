@@ -99,6 +99,7 @@ func TestStatesEqualKernel(t *testing.T) {
 	ns := testNetns(t)
 	testenv.StartLeaker(t, testenv.Options{Cause: "unread_data", N: n, Netns: ns.Path})
 	testenv.StartLeaker(t, testenv.Options{Cause: "unaccepted", N: n, Netns: ns.Path})
+	acknowledged(t, ns)
 	r := run(t, "states", "-o", "json", "--netns", inode(ns)).want(t, 0)
 	got := decode[struct{ States map[string]int }](t, r.stdout).States
 	want := map[string]int{}
