@@ -293,9 +293,7 @@ func endsWithListener(t *testing.T, ns *testenv.Netns) {
 	e := queued(t, ns)
 	e.close(t, &e.listener)
 	e.endsInKernel(t)
-	if s := stateOf(t, e.client); s != event.Close {
-		t.Errorf("the client is in %v, want it reset", s)
-	}
+	becomes(t, "the client is reset", func() bool { return stateOf(t, e.client) == event.Close })
 }
 
 func endsInMessage(received bool) func(*testing.T, *testenv.Netns) {
