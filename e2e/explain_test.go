@@ -495,7 +495,7 @@ func checkTimeline(t *testing.T, steps []step, watched bool) {
 func TestExplainWatched(t *testing.T) {
 	outsideGuests(t)
 	ns := testNetns(t)
-	watching := start(t, "explain", fmt.Sprint("pid:", os.Getpid()), "--for", "2s", "--threshold", "1ms", "-o", "json")
+	watching := start(t, "explain", fmt.Sprint("pid:", os.Getpid()), "--for", patience.String(), "--threshold", "1ms", "-o", "json")
 	e := dialEnds(t, ns, ns, addr("127.0.0.1:0"), addr("127.0.0.1:0"), 0)
 	e.accept(t)
 	_, err := unix.Write(e.server, []byte("seven77"))
@@ -504,7 +504,7 @@ func TestExplainWatched(t *testing.T) {
 	if n, err := unix.Read(e.server, make([]byte, 1)); n != 0 || err != nil {
 		t.Fatalf("read %d, %v, want the end", n, err)
 	}
-	r := watching.wait(t).want(t, 0)
+	r := watching.interrupt(t).want(t, 0)
 	x := decode[explained](t, r.stdout)
 	checkTimeline(t, x.Timeline, true)
 	for _, want := range []struct{ what, evidence string }{{"recv() returned 0", "read"}, {"FIN came", "transition"}} {
