@@ -119,23 +119,27 @@ func TestHardReuseport(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The four good ones have closed theirs when the rest does not change any more: they
-	// are waiting in accept() and the bad one has the rest in its queue.
+	// The four good ones have closed theirs when all that waits is in one queue, the bad one's,
+	// and nothing is on its way to another.
 	waiting := 0
 	waitFor(t, func() string {
-		waits, queued := 0, 0
+		waits, queued, queues, others := 0, 0, 0, 0
 		for _, r := range testenv.TCPTable(t, s.ns.Path) {
 			switch {
-			case r.Lport == x.port && r.State == event.CloseWait:
+			case r.Lport != x.port:
+			case r.State == event.CloseWait:
 				waits++
-			case r.Lport == x.port && r.State == event.Listen:
+			case r.State == event.Established || r.State == event.SynRecv:
+				others++
+			case r.State == event.Listen && r.RecvQ > 0:
+				queues++
 				queued += int(r.RecvQ)
 			}
 		}
-		if waiting = waits; waits == queued && waits > 0 && waits < clients {
+		if waiting = waits; waits == queued && queues == 1 && others == 0 && waits < clients {
 			return ""
 		}
-		return fmt.Sprintf("%d in CLOSE_WAIT, %d in accept queues", waits, queued)
+		return fmt.Sprintf("%d in CLOSE_WAIT, %d in %d accept queues, %d on the way", waits, queued, queues, others)
 	})
 	s.checkUnaccepted(t, x.port, pid, waiting)
 }
