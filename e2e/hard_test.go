@@ -55,7 +55,7 @@ func TestHardDescriptors(t *testing.T) {
 			w := s.watchSockets(t)
 			x := s.act(t, d.name)
 			pid := x.pids(t, func() {
-				s.hangUpAll(t, x.port, hangUp{fastopen: d.name == "fastopen", afterRead: d.name == "fork_serves"})
+				s.hangUpAll(t, x, hangUp{fastopen: d.name == "fastopen", afterRead: d.name == "fork_serves"})
 			})[0]
 			s.awaitWaitsAt(t, n, x.port)
 
@@ -93,7 +93,7 @@ func checkOpeners(t *testing.T, sockets []sceneSocket, holds bool) {
 func TestHardExecHasItsNewName(t *testing.T) {
 	s := newScene(t)
 	x := s.act(t, "execs")
-	pid := x.pids(t, func() { s.hangUpAll(t, x.port, hangUp{}) })[0]
+	pid := x.pids(t, func() { s.hangUpAll(t, x, hangUp{}) })[0]
 	waitFor(t, func() string {
 		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(comm) != "sleep\n" {
 			return fmt.Sprintf("pid %d is still %s", pid, comm)
@@ -237,9 +237,10 @@ func (x *doer) pids(t *testing.T, before func()) []int {
 type hangUp struct{ fastopen, afterRead bool }
 
 // hangUpAll makes n connections with two bytes of data and shuts them down on our side, once
-// all were accepted.
-func (s *scene) hangUpAll(t *testing.T, port uint16, how hangUp) {
+// all were accepted and the doer lets us.
+func (s *scene) hangUpAll(t *testing.T, x *doer, how hangUp) {
 	t.Helper()
+	port := x.port
 	var conns []interface{ CloseWrite() error }
 	for range n {
 		if how.fastopen {
@@ -254,8 +255,15 @@ func (s *scene) hangUpAll(t *testing.T, port uint16, how hangUp) {
 	}
 	s.await(t, 2*n, "are connected and accepted", func(r testenv.TCPRow) bool {
 		return (r.Lport == port || r.Rport == port) && (r.State == event.Established || r.State == event.CloseWait) && r.Inode != 0 &&
-			(!how.afterRead || r.RecvQ == 0)
+			(!how.afterRead || r.SendQ == 0)
 	})
+	if how.afterRead {
+		// All has arrived, for it is acknowledged; before, Recv-Q would be empty, too.
+		s.await(t, 2*n, "have nothing unread", func(r testenv.TCPRow) bool {
+			return (r.Lport == port || r.Rport == port) && r.Inode != 0 && r.RecvQ == 0
+		})
+	}
+	x.awaitOutput(t, "go\n")
 	for _, c := range conns {
 		if err := c.CloseWrite(); err != nil {
 			t.Fatal(err)
