@@ -160,6 +160,7 @@ func (l *lab) perfMaps(t *testing.T) {
 			x := l.serveCommand(t, cmd, port)
 			t.Cleanup(func() { removePerfMap(t, x) })
 			if name == "good" {
+				x.awaitOutput(t, "\n")
 				line := strings.TrimSpace(x.output.String()) + " jitted::thunk\n"
 				file := fmt.Sprintf("/tmp/perf-%d.map", cmd.Process.Pid)
 				if err := os.WriteFile(file, []byte(line), 0o644); err != nil {
