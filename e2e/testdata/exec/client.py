@@ -34,7 +34,8 @@ def work():
 
 if "daemon" in how:
     ready, done = os.pipe()
-    if os.fork() == 0:
+    between = os.fork()
+    if between == 0:
         os.setsid()
         if os.fork() == 0:
             os.close(ready)
@@ -45,6 +46,8 @@ if "daemon" in how:
         os._exit(0)
     os.close(done)
     os.read(ready, 1)
+    # Nobody but the daemon is left behind.
+    os.waitpid(between, 0)
 else:
     kept = work()
     # Without the interpreter's tidying up, which closes them.
