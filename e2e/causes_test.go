@@ -108,7 +108,7 @@ func TestLeaksThatAreWatched(t *testing.T) {
 	if !maps.Equal(judgedBy(v), want) {
 		t.Errorf("diagnose: %v\nexpected: %v", judgedBy(v), want)
 	}
-	if v.Loss.Any() {
+	if lost(v.Loss) {
 		t.Errorf("lost: %+v", v.Loss)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpwaitd/tcpwaitd/internal/record"
 	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
@@ -29,6 +30,7 @@ type ports struct{ local, remote uint16 }
 // change is a transition with its stacks.
 type change struct {
 	transition
+	record.LossCounts
 	Stacks stacks
 }
 
@@ -126,6 +128,9 @@ func (a *agent) listen() {
 				a.mu.Unlock()
 			}
 			return
+		}
+		if c.Kind == "loss" && !lost(c.LossCounts) {
+			continue
 		}
 		if c.Kind != "transition" {
 			a.mu.Lock()
