@@ -39,6 +39,10 @@ func TestScenario06LoopStopsPolling(t *testing.T) {
 // awaitServed waits until the server has accepted the connection and read what came.
 func (s *scene) awaitServed(t *testing.T, c *client) {
 	t.Helper()
+	// Recv-Q is empty, too, before something has come. What is acknowledged has.
+	s.await(t, 1, "of which all has arrived", func(r testenv.TCPRow) bool {
+		return r.Lport == c.ports.remote && r.Rport == c.ports.local && r.State == event.Established && r.SendQ == 0
+	})
 	s.await(t, 1, "accepted and read", func(r testenv.TCPRow) bool {
 		return r.Lport == c.ports.local && r.Rport == c.ports.remote && r.State == event.Established && r.Inode != 0 && r.RecvQ == 0
 	})
