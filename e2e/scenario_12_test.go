@@ -39,7 +39,14 @@ func TestScenario12ShutdownWithoutClose(t *testing.T) {
 func zombies(t *testing.T, s *scene, x *target, one func()) {
 	t.Helper()
 	s.innocents(t)
-	v := s.grow(t, func(int) { one() })
+	left := func(r testenv.TCPRow) bool {
+		return r.Lport == x.port && r.State != event.Listen && r.Inode != 0
+	}
+	v := s.grow(t, func(int) {
+		one()
+		// The last packet of each may come late.
+		s.await(t, 0, "of the server in the kernel's table", left)
+	})
 	v.demand(t, "leaking", accusation{x.pid(), "zombie_fd", "in", n})
 	if v.SocketsCloseWait != 0 {
 		t.Errorf("%d in CLOSE_WAIT", v.SocketsCloseWait)
@@ -47,7 +54,7 @@ func zombies(t *testing.T, s *scene, x *target, one func()) {
 
 	// Nobody else shows them.
 	for _, r := range testenv.TCPTable(t, s.ns.Path) {
-		if r.Lport == x.port && r.State != event.Listen && r.Inode != 0 {
+		if left(r) {
 			t.Errorf("in the kernel's table: %+v", r)
 		}
 	}
