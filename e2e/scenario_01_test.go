@@ -32,12 +32,13 @@ func TestScenario01EOFForgotten(t *testing.T) {
 			good := s.serve(t, s.compile(t, "gcc", program("forgetful.c"), "forgetful"), "PORT", "close")
 			x := bad.start(t, s)
 			v := s.grow(t, func(i int) {
-				for _, port := range []uint16{x.port, good.port} {
-					c := s.dial(t, port)
-					c.say(t, "hi\n")
-					c.Close()
-				}
+				c := s.dial(t, x.port)
+				c.say(t, "hi\n")
+				c.Close()
 				s.awaitWaits(t, i+1, x.port, 0) // it was told of the end
+				c = s.dial(t, good.port)
+				c.say(t, "hi\n")
+				c.hangUp(t)
 				s.awaitWaits(t, 0, good.port, 0)
 			})
 			v.demand(t, "leaking", accusation{x.pid(), "eof_ignored", "in", n})

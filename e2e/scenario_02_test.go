@@ -5,6 +5,8 @@ import (
 	"io"
 	"os/exec"
 	"testing"
+
+	"github.com/tcpwaitd/tcpwaitd/internal/testenv"
 )
 
 // A Go client that never closes the body of a response; the server closes the connection
@@ -34,6 +36,8 @@ func TestScenario02BodyNotClosed(t *testing.T) {
 			v := s.grow(t, func(i int) {
 				bad.ask(t, "fetch", fmt.Sprintf("fetched %d\n", i+1))
 				good.ask(t, "fetch", "fetched 0\n")
+				// net/http closes in a goroutine of its own.
+				s.await(t, i+1, "held by the clients", func(r testenv.TCPRow) bool { return r.Rport == server.port && r.Inode != 0 })
 				s.awaitUnread(t, i+1, server.port)
 			})
 			v.demand(t, "leaking", accusation{bad.pid(), "unread_data", "out", n})

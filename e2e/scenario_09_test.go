@@ -20,12 +20,13 @@ func TestScenario09UnevenWorkers(t *testing.T) {
 		for before := total; total == before; {
 			c := s.dial(t, x.port)
 			worker := int(number(t, strings.TrimSpace(c.say(t, "GET /\n"))))
-			c.Close()
 			switch {
 			case slices.Contains(bad, worker):
+				c.Close()
 				leaks[worker]++
 				total++
 			case slices.Contains(good, worker):
+				c.hangUp(t)
 				served[worker]++
 			default:
 				t.Fatalf("answer of a stranger, pid %d", worker)
