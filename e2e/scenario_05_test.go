@@ -41,6 +41,9 @@ func TestScenario05BlockedOnLock(t *testing.T) {
 				}
 				c.Close()
 				s.awaitWaits(t, i+1, x.port, server.unread)
+				// Accepted, and the thread has come to the lock.
+				s.awaitAccepted(t, i+1, x.port)
+				awaitAsleep(t, x.pid())
 			})
 			v.demand(t, server.verdict, accusation{x.pid(), server.cause, "in", n})
 			if threads := v.of(t, x.pid()).threadsIn(server.function); threads != n {

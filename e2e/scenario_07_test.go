@@ -51,7 +51,11 @@ func TestScenario07ChildInherits(t *testing.T) {
 func (s *scene) inherits(t *testing.T, parent *target, daemon *int, direction, evidence string, leak func(i int)) {
 	t.Helper()
 	sockets := s.watchSockets(t)
-	v := s.grow(t, leak)
+	v := s.grow(t, func(i int) {
+		leak(i)
+		// The other end may know of it before the parent has closed its own.
+		awaitAsleep(t, parent.pid())
+	})
 	v.demand(t, "leaking", accusation{*daemon, "held_elsewhere", direction, n})
 	found := 0
 	for _, x := range s.seen(t, sockets) {

@@ -16,6 +16,10 @@ func TestScenario08HandOver(t *testing.T) {
 			v := s.grow(t, func(i int) {
 				s.dial(t, x.port).Close()
 				s.awaitWaits(t, i+1, x.port, 1)
+				// Accepted, handed over, closed here and received there.
+				s.awaitAccepted(t, i+1, x.port)
+				awaitAsleep(t, x.pid())
+				awaitAsleep(t, receiver)
 			})
 			blamed, verdict := receiver, "leaking"
 			if how == "deaf" {

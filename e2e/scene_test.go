@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -165,6 +166,44 @@ func (s *scene) awaitWaits(t *testing.T, count int, port uint16, recvQ uint32) {
 	t.Helper()
 	s.await(t, count, fmt.Sprintf("in CLOSE_WAIT at port %d with Recv-Q %d", port, recvQ), func(r testenv.TCPRow) bool {
 		return r.State == event.CloseWait && (r.Lport == port || r.Rport == port) && r.RecvQ == recvQ
+	})
+}
+
+// awaitAccepted waits until count sockets at port are in CLOSE_WAIT and in no accept queue.
+func (s *scene) awaitAccepted(t *testing.T, count int, port uint16) {
+	t.Helper()
+	s.await(t, count, fmt.Sprintf("in CLOSE_WAIT at port %d and accepted", port), func(r testenv.TCPRow) bool {
+		return r.State == event.CloseWait && r.Lport == port && r.Inode != 0
+	})
+}
+
+// awaitAsleep waits until all threads of a process sleep: nothing that it has begun, such as to
+// close what it has handed on, is still to be done.
+func awaitAsleep(t *testing.T, pid int) {
+	t.Helper()
+	waitFor(t, func() string {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, thread := range threads {
+			stat, err := os.ReadFile(filepath.Join(thread, "stat"))
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+				continue // it has ended
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			// PID (NAME) STATE ...
+			if state := stat[bytes.LastIndexByte(stat, ')')+1:]; !bytes.HasPrefix(state, []byte(" S ")) {
+				return fmt.Sprintf("a thread of pid %d is at work: %s", pid, stat)
+			}
+		}
+		// One that was made meanwhile was not asked.
+		if now, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid)); err != nil || !slices.Equal(now, threads) {
+			return fmt.Sprintf("pid %d starts or ends threads: %v", pid, err)
+		}
+		return ""
 	})
 }
 
