@@ -64,11 +64,17 @@ type result struct {
 // prepare makes the command without starting it.
 func prepare(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
+	return prepareFor(t, patience, args...)
+}
+
+// prepareFor is prepare for what may take longer.
+func prepareFor(t *testing.T, limit time.Duration, args ...string) *exec.Cmd {
+	t.Helper()
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
 	return exec.CommandContext(ctx, path, args...)
 }
@@ -113,7 +119,13 @@ type running struct {
 // is taken: with -v the hook table is told then.
 func start(t *testing.T, args ...string) *running {
 	t.Helper()
-	r := &running{cmd: prepare(t, append(args, "-v")...), stderr: &bytes.Buffer{}, done: make(chan struct{})}
+	return startWatching(t, prepare(t, append(args, "-v")...))
+}
+
+// startWatching is start for a command that has its -v.
+func startWatching(t *testing.T, cmd *exec.Cmd) *running {
+	t.Helper()
+	r := &running{cmd: cmd, stderr: &bytes.Buffer{}, done: make(chan struct{})}
 	stdout, err := r.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +153,7 @@ func start(t *testing.T, args ...string) *running {
 	select {
 	case <-ready:
 	case <-r.done:
-		t.Fatalf("%v ended: %s", args, r.stderr)
+		t.Fatalf("%v ended: %s", cmd.Args, r.stderr)
 	}
 	return r
 }

@@ -21,8 +21,8 @@ import (
 )
 
 // stackPatience bounds the wait for one record. Its length never decides a test that
-// passes.
-const stackPatience = 20 * time.Second
+// passes: where the processor is emulated a program's tables take long to read.
+const stackPatience = patience
 
 // ports are the two ends of a connection, as one end sees them.
 type ports struct{ local, remote uint16 }
@@ -59,7 +59,9 @@ func startAgent(t *testing.T, ns *testenv.Netns) *agent {
 	t.Helper()
 	requireAcceptHook(t)
 	args := []string{"tail", "--stacks=all", "--syscall-accept", "-o", "json", "--netns", inode(ns)}
-	a := &agent{running: start(t, args...), read: make(chan struct{}), said: map[ports]chan *change{}}
+	// It waits for all that the test waits for.
+	tail := prepareFor(t, 10*patience, append(args, "-v")...)
+	a := &agent{running: startWatching(t, tail), read: make(chan struct{}), said: map[ports]chan *change{}}
 	go a.listen()
 	t.Cleanup(func() { a.end(t) })
 	return a
