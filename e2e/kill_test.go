@@ -543,6 +543,8 @@ func TestKillInterrupted(t *testing.T) {
 	if err := cmd.Process.Signal(unix.SIGINT); err != nil {
 		t.Fatal(err)
 	}
+	// It knows before the pipe is read, or it could be through with the rest by then.
+	awaitAsleep(t, cmd.Process.Pid)
 	out, err := io.ReadAll(stdout)
 	if err != nil {
 		t.Fatal(err)

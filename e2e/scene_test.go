@@ -195,7 +195,8 @@ func awaitAsleep(t *testing.T, pid int) {
 				t.Fatal(err)
 			}
 			// PID (NAME) STATE ...
-			if state := stat[bytes.LastIndexByte(stat, ')')+1:]; !bytes.HasPrefix(state, []byte(" S ")) {
+			state := stat[bytes.LastIndexByte(stat, ')')+1:]
+			if !bytes.HasPrefix(state, []byte(" S ")) && !bytes.HasPrefix(state, []byte(" Z ")) {
 				return fmt.Sprintf("a thread of pid %d is at work: %s", pid, stat)
 			}
 		}
