@@ -55,7 +55,7 @@ func (t *Tracer) next(emit func(*event.Transition) error) error {
 	var deadline time.Time
 	t.quiet++
 	switch {
-	case t.rings.waiting(t.reader) >= maxBatch/2:
+	case t.rings.waiting(t.reader)+t.rings.waiting(t.overflow) >= maxBatch/2:
 		deadline = past
 	case t.quiet > quietLooks:
 		// The kernel wakes us with the first record.
@@ -71,6 +71,9 @@ func (t *Tracer) next(emit func(*event.Transition) error) error {
 		if !t.rings.closed() && t.rings.waiting(t.reader) == 0 && t.rings.waiting(t.overflow) == 0 {
 			return nil
 		}
+	}
+	if err := t.readLate(emit); err != nil {
+		return err
 	}
 	if err := t.read(t.reader, deadline, maxBatch, emit); err != nil {
 		return err
@@ -112,28 +115,65 @@ func (t *Tracer) Drain(emit func(*event.Transition) error) error {
 	if t.reader == nil {
 		return errSnapshotOnly
 	}
-	for _, r := range []*ringbuf.Reader{t.reader, t.overflow} {
-		if err := t.read(r, past, t.rings.waiting(r), emit); err != nil {
+	if err := t.readLate(emit); err != nil {
+		return err
+	}
+	// In this order: what came before the last of these in the overflow is among those in the ring.
+	over := t.rings.waiting(t.overflow)
+	if err := t.read(t.reader, past, t.rings.waiting(t.reader), emit); err != nil {
+		return err
+	}
+	if over == 0 {
+		return nil
+	}
+	if err := t.read(t.overflow, past, over, emit); err != nil {
+		return err
+	}
+	return t.leaveOverflow()
+}
+
+// readOverflow hands over what did not find room in the ring, once that has been read. The second
+// round finds what was written during the first, and so on: less each time, while we are faster.
+func (t *Tracer) readOverflow(emit func(*event.Transition) error) error {
+	for range overflowRounds {
+		waiting := t.rings.waiting(t.overflow)
+		if waiting == 0 || t.rings.waiting(t.reader) > 0 {
+			return nil
+		}
+		if err := t.read(t.overflow, past, waiting, emit); err != nil {
+			return err
+		}
+		if err := t.leaveOverflow(); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// leaveOverflow sends the kernel back to the ring, if nothing is left in the overflow: what a socket
+// did later comes later.
+func (t *Tracer) leaveOverflow() error {
 	if t.rings.waiting(t.overflow) > 0 {
 		return nil
 	}
 	return t.set("overflowing", flag(false))
 }
 
-// readOverflow hands over what did not find room in the ring, once that has been read. Only
-// then the kernel goes back to the ring: what a socket did later comes later.
-func (t *Tracer) readOverflow(emit func(*event.Transition) error) error {
+// readLate hands over what was written to the overflow by a program that had begun to before the
+// kernel was sent back to the ring. What the socket did next is in the ring.
+func (t *Tracer) readLate(emit func(*event.Transition) error) error {
 	waiting := t.rings.waiting(t.overflow)
-	if waiting == 0 || t.rings.waiting(t.reader) > 0 {
+	if waiting == 0 {
 		return nil
 	}
-	if err := t.read(t.overflow, past, waiting, emit); err != nil {
-		return err
+	var overflowing uint8
+	if err := t.maps.Variables["overflowing"].Get(&overflowing); err != nil {
+		return fmt.Errorf("read overflowing: %w", err)
 	}
-	return t.set("overflowing", flag(false))
+	if overflowing != 0 {
+		return nil
+	}
+	return t.read(t.overflow, past, waiting, emit)
 }
 
 // kindOf reads enum ring_kind; what is empty counts as a transition and is dropped.
@@ -146,8 +186,9 @@ func kindOf(raw []byte) uint8 {
 
 const (
 	// maxBatch bounds the work between two calls of idle: bytes of the ring.
-	maxBatch = 512 << 10
-	// ringHeader is what the kernel puts before a record.
+	maxBatch       = 512 << 10
+	overflowRounds = 7
+	// ringHeader is what the kernel puts before a record, whose length it rounds up to eight.
 	ringHeader = 8
 )
 
@@ -157,12 +198,12 @@ var errSnapshotOnly = errors.New("read transitions: the tracer was opened for sn
 var past = time.Unix(1, 0)
 
 // read waits for the deadline, or for the ring to fill up, then reads until the ring is
-// empty or left bytes of it were handed over.
+// empty or left bytes of it were handed over, if there is a whole number of records in these.
 func (t *Tracer) read(from *ringbuf.Reader, deadline time.Time, left int, emit func(*event.Transition) error) error {
 	var rec ringbuf.Record
 	var tr event.Transition
 	from.SetDeadline(deadline)
-	for left >= 0 {
+	for left > 0 {
 		err := from.ReadInto(&rec)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -172,7 +213,7 @@ func (t *Tracer) read(from *ringbuf.Reader, deadline time.Time, left int, emit f
 		case err != nil:
 			return fmt.Errorf("read ring: %w", err)
 		}
-		left -= ringHeader + len(rec.RawSample)
+		left -= ringHeader + (len(rec.RawSample)+7)&^7
 		t.quiet = 0
 		if kind := kindOf(rec.RawSample); kind != ringTransition {
 			// A stack that cannot be read is missing, nothing else.

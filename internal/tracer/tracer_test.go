@@ -28,7 +28,7 @@ func TestEveryTransitionOfAConnection(t *testing.T) {
 			all := collect(t, tr, func(got []event.Transition) bool {
 				return count(got, func(e *event.Transition) bool { return e.New == event.Close }) >= 2*n
 			})
-			checkPaths(t, all)
+			checkPaths(t, all, n)
 			for _, e := range all {
 				checkTransition(t, &e, ns.Inode)
 			}
@@ -37,7 +37,7 @@ func TestEveryTransitionOfAConnection(t *testing.T) {
 	}
 }
 
-func checkPaths(t *testing.T, all []event.Transition) {
+func checkPaths(t *testing.T, all []event.Transition, want int) {
 	t.Helper()
 	var servers, clients int
 	for cookie, of := range byCookie(all) {
@@ -54,8 +54,8 @@ func checkPaths(t *testing.T, all []event.Transition) {
 			t.Errorf("socket %d went %v", cookie, p)
 		}
 	}
-	if servers != n || clients != n {
-		t.Errorf("%d accepted and %d connected sockets, want %d each", servers, clients, n)
+	if servers != want || clients != want {
+		t.Errorf("%d accepted and %d connected sockets, want %d each", servers, clients, want)
 	}
 }
 
@@ -247,13 +247,51 @@ func TestOverflowTakesOver(t *testing.T) {
 	all := collect(t, tr, func(got []event.Transition) bool {
 		return count(got, func(e *event.Transition) bool { return e.New == event.Close }) >= 2*n
 	})
-	checkPaths(t, all)
+	checkPaths(t, all, n)
 	checkBalance(t, tr, 0)
 	// The ring is used again: the overflow stays as empty as it was.
 	churn(t, ns, l, 1)
 	if tr.reader.AvailableBytes() == 0 || tr.overflow.AvailableBytes() != 0 {
 		t.Errorf("%d bytes in the ring, %d beside it", tr.reader.AvailableBytes(), tr.overflow.AvailableBytes())
 	}
+}
+
+// What comes while the overflow is read comes before what comes after that.
+func TestOverflowKeepsTheOrder(t *testing.T) {
+	testenv.RequireRoot(t)
+	ns := testenv.NewNetns(t)
+	tr := openIn(t, ns, Config{Live: true, RingBytes: 8 * os.Getpagesize()})
+	l := listen(t, ns, "127.0.0.1:0")
+	churn(t, ns, l, 2*n)
+	if tr.overflow.AvailableBytes() == 0 {
+		t.Fatalf("%d connections fit into the ring", 2*n)
+	}
+	var all []event.Transition
+	var late []pair
+	hear := func(e *event.Transition) error {
+		all = append(all, *e)
+		if tr.reader.AvailableBytes() == 0 && tr.overflow.AvailableBytes() > 0 && len(late) < n {
+			late = append(late, connect(t, ns, l, 1)...)
+		}
+		return nil
+	}
+	ended := 0
+	for end := time.Now().Add(patience); count(all, closes) < 2*3*n; {
+		if time.Now().After(end) {
+			t.Fatalf("after %v: %d sockets are closed, want %d", patience, count(all, closes), 2*3*n)
+		}
+		if err := tr.next(hear); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range late[ended:] {
+			p.client.Close()
+			readEOF(t, p.server)
+			p.server.Close()
+		}
+		ended = len(late)
+	}
+	checkPaths(t, all, 3*n)
+	checkBalance(t, tr, 0)
 }
 
 // The kernel's clock at both ends of the truth: the peer's close() and our own.
