@@ -443,6 +443,8 @@ struct raw_stack {
 	__u8 memory[RAW_BYTES];
 };
 
+#define PROGRAM_PATH 256
+
 /*
  * A process that had sockets, or whose parent had, runs another program, or is gone; or
  * one runs a program that could not be read when it was wanted.
@@ -451,6 +453,8 @@ struct life {
 	__u32 kind; /* RING_EXEC, RING_EXIT */
 	__u32 tgid;
 	struct file_key program; /* zero, except where it was wanted */
+	/* As exec() was given it, perhaps cut. With program only; else the record ends before. */
+	__u8 path[PROGRAM_PATH];
 };
 
 /* One rule of an unwind table. */

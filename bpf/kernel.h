@@ -293,6 +293,10 @@ struct mm_struct {
 	struct file *exe_file;
 };
 
+struct linux_binprm {
+	const char *filename;
+};
+
 struct vm_area_struct {
 	unsigned long vm_start;
 	unsigned long vm_end;

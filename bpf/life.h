@@ -20,9 +20,19 @@ struct {
 __u32 wanted_count;
 
 /* Lost, it costs one look at a process that is gone, or one raw stack. */
-static __always_inline void tell_life(struct life *life, __u64 wakeup)
+static __always_inline void tell_life(struct life *life)
 {
-	bpf_ringbuf_output(&ring, life, sizeof(*life), wakeup);
+	bpf_ringbuf_output(&ring, life, offsetof(struct life, path),
+			   BPF_RB_NO_WAKEUP);
+}
+
+/* It may be gone in a moment: do not wait for the reader to come by. */
+static __always_inline void tell_wanted(struct life *life,
+					struct linux_binprm *bprm)
+{
+	bpf_probe_read_kernel_str(life->path, sizeof(life->path),
+				  bprm->filename);
+	bpf_ringbuf_output(&ring, life, sizeof(*life), BPF_RB_FORCE_WAKEUP);
 }
 
 static __always_inline bool is_wanted(struct life *life,
@@ -57,7 +67,8 @@ static __always_inline bool had_sockets(__u32 tgid)
 }
 
 /* A program started by one that has sockets is likely to have some, too. */
-static __always_inline int on_exec(struct task_struct *task)
+static __always_inline int on_exec(struct task_struct *task,
+				   struct linux_binprm *bprm)
 {
 	struct life life = {.kind = RING_EXEC, .tgid = task->tgid};
 	__u32 parent = task->real_parent->tgid;
@@ -67,11 +78,10 @@ static __always_inline int on_exec(struct task_struct *task)
 		add_relative(task);
 	if (known)
 		forget(life.tgid);
-	/* It may be gone in a moment: do not wait for the reader to come by. */
 	if (is_wanted(&life, task))
-		tell_life(&life, BPF_RB_FORCE_WAKEUP);
+		tell_wanted(&life, bprm);
 	else if (known || had_sockets(parent))
-		tell_life(&life, BPF_RB_NO_WAKEUP);
+		tell_life(&life);
 	return 0;
 }
 
@@ -87,7 +97,7 @@ static __always_inline int on_exit(struct task_struct *task)
 	if (!had_sockets(life.tgid))
 		return 0;
 	forget(life.tgid);
-	tell_life(&life, BPF_RB_NO_WAKEUP);
+	tell_life(&life);
 	return 0;
 }
 

@@ -207,9 +207,10 @@ int BPF_PROG(process_fork, struct task_struct *parent,
 }
 
 SEC("tp_btf/sched_process_exec")
-int BPF_PROG(process_exec, struct task_struct *task)
+int BPF_PROG(process_exec, struct task_struct *task, int old_pid,
+	     struct linux_binprm *bprm)
 {
-	return on_exec(task);
+	return on_exec(task, bprm);
 }
 
 SEC("tp_btf/sched_process_exit")

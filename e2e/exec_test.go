@@ -697,6 +697,33 @@ func TestExecWorkedExample(t *testing.T) {
 	}
 }
 
+// A program that is gone before it is looked at is found by its path. Removed by then, its code is
+// said not to be known.
+func TestExecOfWhatIsGone(t *testing.T) {
+	outsideGuests(t)
+	requireGuestPrograms(t)
+	program := filepath.Join(t.TempDir(), "leaky.test")
+	build := exec.Command("go", "test", "-c", "-o", program, ".")
+	build.Dir = filepath.Join("..", "examples", "leaky-test")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	// The shell is the command, and who watches it its parent.
+	whileStopped := func(code int, do string) result {
+		t.Helper()
+		return run(t, "exec", "--", "sh", "-c", "kill -STOP $PPID; "+do+"; kill -CONT $PPID").want(t, code)
+	}
+	const unknown = "the code that used some sockets is not known"
+	r := whileStopped(exitLeaking, program)
+	if !strings.Contains(r.stderr, "net/http.(*Transport).dialConn") || strings.Contains(r.stderr, unknown) {
+		t.Error(r.stderr)
+	}
+	r = whileStopped(0, program+"; rm "+program)
+	if !strings.Contains(r.stderr, "clean: ") || !strings.Contains(r.stderr, unknown) || !strings.Contains(r.stderr, "sockets=5") {
+		t.Error(r.stderr)
+	}
+}
+
 // The page shows the code that is there.
 func TestExecExampleIsThePage(t *testing.T) {
 	outsideGuests(t)

@@ -78,14 +78,35 @@ func (r *Registry) Open(pid uint32, vma *VMA) (*Object, error) {
 }
 
 // OpenProgram returns the program that a process runs. It is faster than looking for its
-// mapping, for a process that may be gone in a moment.
-func (r *Registry) OpenProgram(pid uint32, key Key) (*Object, error) {
+// mapping, for a process that may be gone in a moment. If it is, the program is looked for at the
+// path by which it was started, if that is absolute.
+func (r *Registry) OpenProgram(pid uint32, key Key, path string) (*Object, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if o := r.touch(r.byKey[key]); o != nil {
 		return o, nil
 	}
-	return r.add(pid, key, "exe")
+	o, err := r.add(pid, key, "exe")
+	if !errors.Is(err, fs.ErrNotExist) || !filepath.IsAbs(path) {
+		return o, err
+	}
+	if o, err = openPath(path, &key); err != nil {
+		return nil, err
+	}
+	return r.keep(key, o)
+}
+
+// openPath opens a file that may be another one by now, or be named so elsewhere only.
+func openPath(path string, key *Key) (*Object, error) {
+	o, err := openFile(path, path, key.Ino)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(o.File.Fd()), &st); err != nil || uint64(st.Ctim.Nano()) != key.Ctime {
+		return nil, errors.Join(fmt.Errorf("open program %s: it is another one: %w", path, fs.ErrNotExist), err, o.File.Close())
+	}
+	return o, nil
 }
 
 // add opens a link in the directory of a process.
@@ -100,6 +121,11 @@ func (r *Registry) add(pid uint32, key Key, link string) (*Object, error) {
 		}
 		return nil, err
 	}
+	return r.keep(key, o)
+}
+
+// keep gives an object its number; if there is none, the file is closed.
+func (r *Registry) keep(key Key, o *Object) (*Object, error) {
 	if r.last == maxID {
 		_ = o.File.Close()
 		return nil, errors.New("open mapped file: no numbers left; restart")
@@ -135,6 +161,11 @@ func open(path string, ino uint64) (*Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open mapped file: %w", err)
 	}
+	return openFile(path, strings.TrimSuffix(name, " (deleted)"), ino)
+}
+
+// openFile opens what is at path, and is called name.
+func openFile(path, name string, ino uint64) (*Object, error) {
 	f, err := os.OpenFile(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open mapped file %s: %w", name, err)
@@ -150,7 +181,7 @@ func open(path string, ino uint64) (*Object, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &Object{Path: strings.TrimSuffix(name, " (deleted)"), File: f}, nil
+	return &Object{Path: name, File: f}, nil
 }
 
 func (r *Registry) shrink() {

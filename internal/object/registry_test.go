@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -54,7 +55,7 @@ func TestOneObjectForOneFile(t *testing.T) {
 	if first.Path != path || first.ID == 0 {
 		t.Errorf("got %+v, want the path %s and a number", first, path)
 	}
-	again, err := r.OpenProgram(pid, vma.Key)
+	again, err := r.OpenProgram(pid, vma.Key, "")
 	if err != nil || again != first || r.Get(first.ID) != first {
 		t.Errorf("the same file again is %+v, %v; by number %+v", again, err, r.Get(first.ID))
 	}
@@ -69,6 +70,50 @@ func TestOneObjectForOneFile(t *testing.T) {
 	}
 	if _, err := first.File.Stat(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("the file is still open: %v", err)
+	}
+}
+
+// Of a process that is gone the program is found where it was started from, if it is still there.
+func TestProgramOfTheDead(t *testing.T) {
+	testenv.RequireRoot(t)
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	pid := uint32(dead.Process.Pid)
+	path := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(path, []byte("ELF"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	key := Key{Ino: st.Ino, Ctime: uint64(st.Ctim.Nano()), Dev: 1}
+	r := NewRegistry("/proc")
+	defer r.Close()
+	for name, look := range map[string]struct {
+		key  Key
+		path string
+	}{
+		"no path":       {key, ""},
+		"relative path": {key, "program"},
+		"nothing there": {key, path + "2"},
+		"another file":  {Key{Ino: key.Ino + 1, Ctime: key.Ctime}, path},
+		"changed since": {Key{Ino: key.Ino, Ctime: key.Ctime - 1}, path},
+		"a directory":   {key, filepath.Dir(path)},
+	} {
+		if o, err := r.OpenProgram(pid, look.key, look.path); o != nil || err == nil {
+			t.Errorf("%s: %+v, %v", name, o, err)
+		}
+	}
+	o, err := r.OpenProgram(pid, key, path)
+	if err != nil || o.Path != path {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	if again, err := r.Open(pid, &VMA{Key: key}); again != o || err != nil {
+		t.Errorf("its mappings are of %+v, %v", again, err)
 	}
 }
 

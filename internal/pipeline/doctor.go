@@ -47,10 +47,10 @@ func (e *Engine) checkLoad() (load, stacks record.Check, hooks []event.Hook) {
 // noStacks is a sink for who only wants to know whether stacks could be taken.
 type noStacks struct{}
 
-func (noStacks) Stack(tracer.StackSeen)   {}
-func (noStacks) RawStack(tracer.RawStack) {}
-func (noStacks) Exec(uint32, object.Key)  {}
-func (noStacks) Exit(uint32)              {}
+func (noStacks) Stack(tracer.StackSeen)          {}
+func (noStacks) RawStack(tracer.RawStack)        {}
+func (noStacks) Exec(uint32, object.Key, string) {}
+func (noStacks) Exit(uint32)                     {}
 
 // stackCheck says how far the stacks of user code can be believed here.
 func stackCheck(way tracer.Unwinder, why string) record.Check {

@@ -417,6 +417,7 @@ func (x *execution) judge(ctx context.Context) (*Executed, error) {
 	if err := x.fill(ctx, x.stackLog(cases), diagnosis.CaseList(cases), &facts); err != nil {
 		return nil, err
 	}
+	x.warnUnread(cases, facts.Stacks)
 	markReaders(cases, left, facts.Stacks)
 	loss, err := x.Loss()
 	if err != nil {
@@ -441,6 +442,27 @@ func (x *execution) stackLog(cases []diagnosis.Case) *slog.Logger {
 		return x.engine.log
 	}
 	return slog.New(slog.DiscardHandler)
+}
+
+// warnUnread tells of sockets whose code cannot be named: what is known of a library does not help
+// to judge them.
+func (x *execution) warnUnread(cases []diagnosis.Case, stacks map[event.Cookie]*record.Stacks) {
+	unread := 0
+	for i := range cases {
+		if s := stacks[cases[i].Cookie]; s != nil && (isUnread(s.Open) || isUnread(s.LastRead)) {
+			unread++
+		}
+	}
+	if unread > 0 {
+		x.engine.log.Warn("the code that used some sockets is not known: its program had ended, and was removed, when it was looked for", "sockets", unread)
+	}
+}
+
+// isUnread reports whether no file was there to name a frame.
+func isUnread(s *record.Stack) bool {
+	return s != nil && len(s.Frames) > 0 && !slices.ContainsFunc(s.Frames, func(f record.Frame) bool {
+		return f.Function != "" || f.Module != ""
+	})
 }
 
 // warnRelatives tells of processes that were too many to follow.

@@ -251,13 +251,13 @@ func (k *Keeper) RawStack(r tracer.RawStack) {
 }
 
 // Exec implements tracer.StackSink: the program is another one.
-func (k *Keeper) Exec(pid uint32, program object.Key) {
+func (k *Keeper) Exec(pid uint32, program object.Key, path string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.forget(pid)
 	if program != (object.Key{}) {
 		// Not for the worker: the process may be gone when it comes to this.
-		if o, err := k.objects.OpenProgram(pid, program); err == nil {
+		if o, err := k.objects.OpenProgram(pid, program, path); err == nil {
 			k.doLocked(func() { k.readWanted(o) })
 		}
 		return

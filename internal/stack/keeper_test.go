@@ -87,7 +87,7 @@ func TestNamesOfAnotherProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := object.Key{Ino: info.Sys().(*syscall.Stat_t).Ino}
-	program, err := k.objects.OpenProgram(uint32(os.Getpid()), key)
+	program, err := k.objects.OpenProgram(uint32(os.Getpid()), key, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -153,6 +153,7 @@ type bpfLife struct {
 	Kind    uint32
 	Tgid    uint32
 	Program bpfFileKey
+	Path    [256]uint8
 }
 
 type bpfListeningRow struct {

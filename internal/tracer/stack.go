@@ -22,9 +22,9 @@ type StackSink interface {
 	Stack(StackSeen)
 	// RawStack is one that was not, or not far enough; it may be kept.
 	RawStack(RawStack)
-	// Exec: the process runs another program; which one is told if it was wanted. Exit: it
-	// is gone.
-	Exec(pid uint32, program object.Key)
+	// Exec: the process runs another program; which one is told if it was wanted, and the
+	// path by which it was started. Exit: it is gone.
+	Exec(pid uint32, program object.Key, path string)
 	Exit(pid uint32)
 }
 
@@ -412,7 +412,7 @@ const (
 	frameSize      = int(unsafe.Sizeof(bpfFrame{}))
 	rawStackSize   = int(unsafe.Sizeof(bpfRawStack{}))
 	threadRowSize  = int(unsafe.Offsetof(bpfRawStack{}.Memory)) + threadBytes
-	lifeSize       = int(unsafe.Sizeof(bpfLife{}))
+	lifeSize       = int(unsafe.Offsetof(bpfLife{}.Path))
 	mappingRowSize = int(unsafe.Sizeof(bpfMappingRow{}))
 
 	// THREAD_BYTES of bpf/threads.h
@@ -524,7 +524,7 @@ func (t *Tracer) takeStack(kind uint8, raw []byte) error {
 		}
 		c := (*bpfLife)(unsafe.Pointer(&raw[0]))
 		if kind == ringExec {
-			sink.Exec(c.Tgid, keyFrom(&c.Program))
+			sink.Exec(c.Tgid, keyFrom(&c.Program), unix.ByteSliceToString(raw[lifeSize:]))
 		} else {
 			sink.Exit(c.Tgid)
 		}

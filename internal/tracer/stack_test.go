@@ -29,10 +29,10 @@ type heard struct {
 	exits  []uint32
 }
 
-func (h *heard) Stack(s StackSeen)             { h.stacks = append(h.stacks, s) }
-func (h *heard) RawStack(r RawStack)           { h.raw = append(h.raw, r) }
-func (h *heard) Exec(pid uint32, _ object.Key) { h.execs = append(h.execs, pid) }
-func (h *heard) Exit(pid uint32)               { h.exits = append(h.exits, pid) }
+func (h *heard) Stack(s StackSeen)                       { h.stacks = append(h.stacks, s) }
+func (h *heard) RawStack(r RawStack)                     { h.raw = append(h.raw, r) }
+func (h *heard) Exec(pid uint32, _ object.Key, _ string) { h.execs = append(h.execs, pid) }
+func (h *heard) Exit(pid uint32)                         { h.exits = append(h.exits, pid) }
 
 // Every way to unwind passes the verifier of this kernel and gives a stack for a
 // connect().
