@@ -90,23 +90,28 @@ func (r *Registry) OpenProgram(pid uint32, key Key, path string) (*Object, error
 	if !errors.Is(err, fs.ErrNotExist) || !filepath.IsAbs(path) {
 		return o, err
 	}
-	if o, err = openPath(path, &key); err != nil {
+	if o, err = r.openPath(path, &key); err != nil {
 		return nil, err
 	}
 	return r.keep(key, o)
 }
 
-// openPath opens a file that may be another one by now, or be named so elsewhere only.
-func openPath(path string, key *Key) (*Object, error) {
-	o, err := openFile(path, path, key.Ino)
+// openPath opens a file that may be another one by now, or be named so elsewhere only. Nothing else
+// is opened: opening is enough to make some devices act.
+func (r *Registry) openPath(path string, key *Key) (*Object, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open program %s: %w", path, err)
 	}
+	defer func() { _ = unix.Close(fd) }()
 	var st unix.Stat_t
-	if err := unix.Fstat(int(o.File.Fd()), &st); err != nil || uint64(st.Ctim.Nano()) != key.Ctime {
-		return nil, errors.Join(fmt.Errorf("open program %s: it is another one: %w", path, fs.ErrNotExist), err, o.File.Close())
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("open program %s: %w", path, err)
 	}
-	return o, nil
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Ino != key.Ino || uint64(st.Ctim.Nano()) != key.Ctime {
+		return nil, fmt.Errorf("open program %s: it is another one: %w", path, fs.ErrNotExist)
+	}
+	return open(filepath.Join(r.proc, "self/fd", strconv.Itoa(fd)), key.Ino)
 }
 
 // add opens a link in the directory of a process.
@@ -161,11 +166,6 @@ func open(path string, ino uint64) (*Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open mapped file: %w", err)
 	}
-	return openFile(path, strings.TrimSuffix(name, " (deleted)"), ino)
-}
-
-// openFile opens what is at path, and is called name.
-func openFile(path, name string, ino uint64) (*Object, error) {
 	f, err := os.OpenFile(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open mapped file %s: %w", name, err)
@@ -181,7 +181,7 @@ func openFile(path, name string, ino uint64) (*Object, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &Object{Path: name, File: f}, nil
+	return &Object{Path: strings.TrimSuffix(name, " (deleted)"), File: f}, nil
 }
 
 func (r *Registry) shrink() {

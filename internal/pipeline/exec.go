@@ -444,8 +444,7 @@ func (x *execution) stackLog(cases []diagnosis.Case) *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-// warnUnread tells of sockets whose code cannot be named: what is known of a library does not help
-// to judge them.
+// warnUnread tells of sockets whose code cannot be named, and does not help to judge them.
 func (x *execution) warnUnread(cases []diagnosis.Case, stacks map[event.Cookie]*record.Stacks) {
 	unread := 0
 	for i := range cases {
@@ -454,7 +453,7 @@ func (x *execution) warnUnread(cases []diagnosis.Case, stacks map[event.Cookie]*
 		}
 	}
 	if unread > 0 {
-		x.engine.log.Warn("the code that used some sockets is not known: its program had ended, and was removed, when it was looked for", "sockets", unread)
+		x.engine.log.Warn("the code that used some sockets is not known: its program was gone when it was looked for", "sockets", unread)
 	}
 }
 
