@@ -708,10 +708,14 @@ func TestExecOfWhatIsGone(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	// The shell is the command, and who watches it its parent.
+	// The shell is the command, and who watches it its parent, of which each thread has to stop.
 	whileStopped := func(code int, do string) result {
 		t.Helper()
-		return run(t, "exec", "--", "sh", "-c", "kill -STOP $PPID; "+do+"; kill -CONT $PPID").want(t, code)
+		return run(t, "exec", "--", "sh", "-c", `
+			kill -STOP $PPID
+			until [ "$(cat /proc/$PPID/task/*/status | grep -c '^State:.T')" = "$(ls /proc/$PPID/task | wc -l)" ]; do :; done
+			`+do+`
+			kill -CONT $PPID`).want(t, code)
 	}
 	const unknown = "the code that used some sockets is not known"
 	r := whileStopped(exitLeaking, program)
