@@ -69,7 +69,8 @@ func TestTailTimesWaits(t *testing.T) {
 func TestLeakThatGrows(t *testing.T) {
 	ns := testNetns(t)
 	d := start(t, "diagnose", "-o", "json", "--for", patience.String(), "--threshold", "100ms", "--netns", inode(ns))
-	leak := testenv.StartLeaker(t, testenv.Options{Cause: "grow", N: n, Netns: ns.Path, Every: 100 * time.Millisecond})
+	// It has to go on while it is judged, however long that takes: silence would be no growth.
+	leak := testenv.StartLeaker(t, testenv.Options{Cause: "grow", N: 23 * n, Netns: ns.Path, Every: 100 * time.Millisecond})
 	for grown := range n {
 		if line := <-leak.Lines; line.Socket == nil {
 			t.Fatalf("leaker ended after %d", grown)
@@ -77,8 +78,8 @@ func TestLeakThatGrows(t *testing.T) {
 	}
 	r := d.interrupt(t).want(t, 3)
 	v := decode[verdict](t, r.stdout)
-	if len(v.Processes) != 1 || v.Verdict != "leaking" || v.Processes[0].Pid != leak.Pid || v.Processes[0].Sockets != n {
-		t.Errorf("verdict %+v, want pid %d leaking %d", v, leak.Pid, n)
+	if len(v.Processes) != 1 || v.Verdict != "leaking" || v.Processes[0].Pid != leak.Pid || v.Processes[0].Sockets < n {
+		t.Errorf("verdict %+v, want pid %d leaking %d or more", v, leak.Pid, n)
 	}
 }
 
