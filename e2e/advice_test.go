@@ -43,10 +43,7 @@ type narrow struct {
 
 func newNarrow(t *testing.T) *narrow {
 	t.Helper()
-	// Built before: TIME_WAIT does not last longer than a build on a busy machine.
-	if _, err := binary(); err != nil {
-		t.Fatal(err)
-	}
+	built(t)
 	w := &narrow{Netns: testNetns(t), t: t, lastPort: 8000}
 	w.set("ip_local_port_range", fmt.Sprint(lowPort, " ", highPort))
 	w.set("tcp_tw_reuse", "0")

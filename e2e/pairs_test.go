@@ -167,10 +167,8 @@ func (e *ends) peerCloses(t *testing.T, keep bool) {
 		e.close(t, &e.client)
 	}
 	becomes(t, "CLOSE_WAIT", func() bool { return stateOf(t, e.server) == event.CloseWait })
-	becomes(t, "an acknowledged FIN", func() bool {
-		return !slices.ContainsFunc(testenv.TCPTable(t, e.clientNS.Path), func(r testenv.TCPRow) bool {
-			return r.Lport == e.from && r.State == event.FinWait1
-		})
+	awaitRows(t, e.clientNS, 0, "with a FIN that is not acknowledged", func(r testenv.TCPRow) bool {
+		return r.Lport == e.from && r.State == event.FinWait1
 	})
 }
 
@@ -437,25 +435,13 @@ func TestPairsThroughProxy(t *testing.T) {
 		}
 	})
 	for _, port := range []uint16{front, back} {
-		becomes(t, fmt.Sprintf("%d waits on port %d", n, port), func() bool {
-			waits := 0
-			for _, r := range testenv.TCPTable(t, ns.Path) {
-				if r.Lport == port && r.State == event.CloseWait && r.RecvQ == 0 {
-					waits++
-				}
-			}
-			return waits == n
+		awaitRows(t, ns, n, fmt.Sprintf("in CLOSE_WAIT on port %d", port), func(r testenv.TCPRow) bool {
+			return r.Lport == port && r.State == event.CloseWait && r.RecvQ == 0
 		})
 	}
 	// The server's kernel may put off the ACK for the proxy's FIN, and it is in CLOSE_WAIT before.
-	becomes(t, fmt.Sprintf("the proxy has passed on %d ends", n), func() bool {
-		passed := 0
-		for _, r := range testenv.TCPTable(t, ns.Path) {
-			if r.Rport == back && r.State == event.FinWait2 {
-				passed++
-			}
-		}
-		return passed == n
+	awaitRows(t, ns, n, "of the proxy with an acknowledged FIN", func(r testenv.TCPRow) bool {
+		return r.Rport == back && r.State == event.FinWait2
 	})
 	becomes(t, "the waits are stuck", func() bool {
 		sockets := paired(t, "--netns", inode(ns), "--min-dwell", "1ms")

@@ -61,6 +61,14 @@ type result struct {
 	code           int
 }
 
+// built is for who makes what does not last longer than a build on a busy machine: TIME_WAIT.
+func built(t *testing.T) {
+	t.Helper()
+	if _, err := binary(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // prepare makes the command without starting it.
 func prepare(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()

@@ -146,9 +146,15 @@ func waitFor(t *testing.T, ask func() (missing string)) {
 // accept queues are in the table, too.
 func (s *scene) await(t *testing.T, count int, what string, ok func(r testenv.TCPRow) bool) {
 	t.Helper()
+	awaitRows(t, s.ns, count, what, ok)
+}
+
+// awaitRows waits until just count rows of a namespace's table are ok.
+func awaitRows(t *testing.T, ns *testenv.Netns, count int, what string, ok func(r testenv.TCPRow) bool) {
+	t.Helper()
 	waitFor(t, func() string {
 		found := 0
-		for _, r := range testenv.TCPTable(t, s.ns.Path) {
+		for _, r := range testenv.TCPTable(t, ns.Path) {
 			if ok(r) {
 				found++
 			}
@@ -156,7 +162,7 @@ func (s *scene) await(t *testing.T, count int, what string, ok func(r testenv.TC
 		if found == count {
 			return ""
 		}
-		return fmt.Sprintf("%d sockets %s, want %d: %v", found, what, count, testenv.TCPTable(t, s.ns.Path))
+		return fmt.Sprintf("%d sockets %s, want %d: %v", found, what, count, testenv.TCPTable(t, ns.Path))
 	})
 }
 

@@ -295,10 +295,7 @@ func (z *zoo) synRecv(t *testing.T, count int) {
 // fillZoo makes n sockets of every kind.
 func fillZoo(t *testing.T, z *zoo) {
 	t.Helper()
-	// Built before: TIME_WAIT does not last longer than a build on a busy machine.
-	if _, err := binary(); err != nil {
-		t.Fatal(err)
-	}
+	built(t)
 	for range n {
 		z.pair(t)
 		for _, orphan := range []bool{false, true} {
